@@ -1,0 +1,45 @@
+package config
+
+import "path/filepath"
+
+// Paths names every file, directory and socket that edgebox makes. Nothing else in the tree spells a path.
+type Paths struct {
+	Data string // state that must survive a reboot
+	Run  string // state of this boot; a tmpfs on most hosts
+}
+
+func (p Paths) data(elem ...string) string {
+	return filepath.Join(append([]string{p.Data}, elem...)...)
+}
+func (p Paths) run(elem ...string) string { return filepath.Join(append([]string{p.Run}, elem...)...) }
+
+// Of the node as a whole.
+
+func (p Paths) Lock() string        { return p.data("lock") }                 // held while edgebox runs
+func (p Paths) Bin() string         { return p.data("bin") }                  // unpacked payloads, one folder per content hash
+func (p Paths) Helpers() string     { return p.data("bin", "current") }       // the payload in use: runc, shim, CNI plugins, nft
+func (p Paths) Token() string       { return p.data("server", "token") }      // join token
+func (p Paths) AdminSocket() string { return p.run("edgebox.sock") }          // HTTP API of `edgebox status`, `images` …
+func (p Paths) PKI() string         { return p.data("server", "pki") }        // CAs and the leaves of the control plane
+func (p Paths) Kubeconfigs() string { return p.data("server", "kubeconfig") } // one per control plane component, and the admin's
+func (p Paths) AdminConfig() string { return p.data("server", "kubeconfig", "admin.kubeconfig") }
+
+// Of the datastore.
+
+func (p Paths) DB() string              { return p.data("server", "db", "state.db") } // everything but leases and events
+func (p Paths) VolatileDB() string      { return p.run("db", "volatile.db") }         // leases and events: ADR 0003
+func (p Paths) DatastoreSocket() string { return p.run("kine.sock") }
+func (p Paths) VolatileSocket() string  { return p.run("kine-volatile.sock") }
+
+// Of the node's agent.
+
+func (p Paths) AgentPKI() string         { return p.data("agent", "pki") }
+func (p Paths) KubeletConfig() string    { return p.data("agent", "kubelet.kubeconfig") } // identity of all node components
+func (p Paths) Kubelet() string          { return "/var/lib/kubelet" }                    // where CSI drivers and device plugins expect it
+func (p Paths) PodLogs() string          { return "/var/log/pods" }
+func (p Paths) Containerd() string       { return p.data("agent", "containerd") }
+func (p Paths) ContainerdRun() string    { return p.run("containerd") }
+func (p Paths) ContainerdSocket() string { return p.run("containerd", "containerd.sock") }
+func (p Paths) CNIConf() string          { return p.data("agent", "cni", "net.d") }
+func (p Paths) CNIState() string         { return p.run("cni") } // addresses in use; they end with the pods at a reboot
+func (p Paths) FlannelSubnet() string    { return p.run("flannel", "subnet.env") }
