@@ -1,0 +1,43 @@
+package framework
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+)
+
+// roleVar is set in copies of the program that this package starts.
+const roleVar = "EDGEBOX_TEST_ROLE"
+
+// Reexec turns copies of the program into the init process of a host or into the janitor, and returns in the
+// program itself.
+func Reexec() {
+	switch role := os.Getenv(roleVar); role {
+	case "":
+	case "setup":
+		setupHost()
+	case "init":
+		serveCommands()
+	case "janitor":
+		sweepAfterParent()
+	default:
+		fmt.Fprintf(os.Stderr, "%s=%s is no role of this program\n", roleVar, role)
+		os.Exit(1)
+	}
+}
+
+// Main runs the tests of a package and exits. Tests mostly wait for the cluster, so more of them run in parallel than
+// there are cores, unless -parallel was given.
+func Main(m *testing.M) {
+	Reexec()
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen {
+		_ = flag.Set("test.parallel", "6")
+	}
+	code := m.Run()
+	Close()
+	os.Exit(code)
+}
