@@ -98,7 +98,6 @@ type Graph struct {
 
 	nodes []*Node
 	fail  context.CancelCauseFunc
-	wg    sync.WaitGroup
 
 	readyOnce sync.Once
 	readyCh   chan struct{}
@@ -154,9 +153,9 @@ func (g *Graph) Run(ctx context.Context) error {
 		nodeCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		cancels[i] = cancel
-		g.wg.Go(func() { g.runNode(runCtx, nodeCtx, n) })
+		go g.runNode(runCtx, nodeCtx, n)
 	}
-	g.wg.Go(func() { g.signalReady(runCtx) })
+	go g.signalReady(runCtx)
 
 	<-runCtx.Done()
 	var first error
