@@ -15,14 +15,17 @@ func (p Paths) run(elem ...string) string { return filepath.Join(append([]string
 
 // Of the node as a whole.
 
-func (p Paths) Lock() string        { return p.data("lock") }                 // held while edgebox runs
-func (p Paths) Bin() string         { return p.data("bin") }                  // unpacked payloads, one folder per content hash
-func (p Paths) Helpers() string     { return p.data("bin", "current") }       // the payload in use: runc, shim, CNI plugins, nft
-func (p Paths) Token() string       { return p.data("server", "token") }      // join token
-func (p Paths) AdminSocket() string { return p.run("edgebox.sock") }          // HTTP API of `edgebox status`, `images` …
-func (p Paths) PKI() string         { return p.data("server", "pki") }        // CAs and the leaves of the control plane
-func (p Paths) Kubeconfigs() string { return p.data("server", "kubeconfig") } // one per control plane component, and the admin's
-func (p Paths) AdminConfig() string { return p.data("server", "kubeconfig", "admin.kubeconfig") }
+func (p Paths) Lock() string        { return p.data("lock") }            // held while edgebox runs
+func (p Paths) Bin() string         { return p.data("bin") }             // unpacked payloads, one folder per content hash
+func (p Paths) Helpers() string     { return p.data("bin", "current") }  // the payload in use: runc, shim, CNI plugins, nft
+func (p Paths) Token() string       { return p.data("server", "token") } // join token
+func (p Paths) AdminSocket() string { return p.run("edgebox.sock") }     // HTTP API of `edgebox status`, `images` …
+func (p Paths) PKI() string         { return p.data("server", "pki") }   // CAs and the leaves of the control plane
+
+// Kubeconfig is that of a control plane component, named after its certificate, or of the administrator.
+func (p Paths) Kubeconfig(leaf string) string {
+	return p.data("server", "kubeconfig", leaf+".kubeconfig")
+}
 
 // Of the datastore.
 
@@ -33,7 +36,6 @@ func (p Paths) VolatileSocket() string  { return p.run("kine-volatile.sock") }
 
 // Of the node's agent.
 
-func (p Paths) AgentPKI() string         { return p.data("agent", "pki") }
 func (p Paths) KubeletConfig() string    { return p.data("agent", "kubelet.kubeconfig") } // identity of all node components
 func (p Paths) Kubelet() string          { return "/var/lib/kubelet" }                    // where CSI drivers and device plugins expect it
 func (p Paths) PodLogs() string          { return "/var/log/pods" }
@@ -43,3 +45,14 @@ func (p Paths) ContainerdSocket() string { return p.run("containerd", "container
 func (p Paths) CNIConf() string          { return p.data("agent", "cni", "net.d") }
 func (p Paths) CNIState() string         { return p.run("cni") } // addresses in use; they end with the pods at a reboot
 func (p Paths) FlannelSubnet() string    { return p.run("flannel", "subnet.env") }
+
+// ContainerdConfig is rendered at each start; ContainerdDropIns holds what the user adds to it.
+func (p Paths) ContainerdConfig() string  { return p.data("agent", "containerd.toml") }
+func (p Paths) ContainerdDropIns() string { return "/etc/edgebox/containerd.d" }
+func (p Paths) RegistryHosts() string     { return p.data("agent", "registry") }      // hosts.toml of each registry
+func (p Paths) StaticPods() string        { return p.data("agent", "pod-manifests") } // run by the kubelet, also without an API server
+func (p Paths) ProxyConfig() string       { return p.run("kube-proxy.yaml") }         // the effective configuration
+
+// What the user writes; see also Config.WriteKubeconfig.
+func (p Paths) ConfigFile() string { return DefaultFile }
+func (p Paths) ConfigDir() string  { return DefaultFile + ".d" } // *.yaml on top of ConfigFile
