@@ -224,7 +224,7 @@ func (h *Host) Dump(t testing.TB) {
 	for _, args := range [][]string{
 		{Binary, "status"},
 		{Binary, "kubectl", "get", "all,events", "-A", "--request-timeout=10s"},
-		{"sh", "-c", "dmesg | tail -n 20"},
+		{"sh", "-c", "dmesg | grep -v port[0-9] | tail -n 20"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // t.Context has ended by now
 		cmd := h.Command(ctx, args...)

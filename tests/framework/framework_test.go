@@ -127,11 +127,11 @@ func TestServerIsKilledAloneAndHostOutlivesIt(t *testing.T) {
 	t.Parallel()
 	h := NewHost(t, Options{})
 	// The second sleep is a shim: it must survive the server, and then be reaped by pid 1.
-	if err := h.StartCommand("sh", "-c", "setsid sleep 2001 & echo up; exec sleep 2000"); err != nil {
+	if err := h.StartCommand("sh", "-c", "setsid sh -c 'echo up; exec sleep 2001' & exec sleep 2000"); err != nil {
 		t.Fatal(err)
 	}
 	Eventually(t, 10*time.Second, func() error {
-		if h.Logs() == "" || !strings.Contains(h.Logs(), "up\n") {
+		if !strings.Contains(h.Logs(), "up\n") {
 			return fmt.Errorf("logs: %q", h.Logs())
 		}
 		return nil
@@ -142,9 +142,12 @@ func TestServerIsKilledAloneAndHostOutlivesIt(t *testing.T) {
 	if err := h.Kill9(); err != nil {
 		t.Fatal(err)
 	}
-	if out := h.Shell(t, "ps -o args | grep '[s]leep 200'"); out != "sleep 2001" {
-		t.Errorf("left: %q", out)
-	}
+	Eventually(t, 10*time.Second, func() error {
+		if out := h.Shell(t, "ps -o args | grep '[s]leep 200'"); out != "sleep 2001" {
+			return fmt.Errorf("left: %q", out)
+		}
+		return nil
+	})
 	h.Shell(t, "kill $(pidof sleep)")
 	Eventually(t, 10*time.Second, func() error {
 		if out := h.Shell(t, "ps -o stat,args | grep '[s]leep' || true"); out != "" {
@@ -153,10 +156,15 @@ func TestServerIsKilledAloneAndHostOutlivesIt(t *testing.T) {
 		return nil
 	})
 
-	if err := h.StartCommand("sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"); err != nil {
+	if err := h.StartCommand("sh", "-c", "trap 'exit 7' TERM; echo trapped; while :; do sleep 0.05; done"); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond) // for the trap, of which nothing tells
+	Eventually(t, 10*time.Second, func() error {
+		if !strings.Contains(h.Logs(), "trapped\n") {
+			return fmt.Errorf("logs: %q", h.Logs())
+		}
+		return nil
+	})
 	if err := h.Stop(); ExitCode(err) != 7 {
 		t.Errorf("stop gave %v", err)
 	}
