@@ -171,7 +171,7 @@ func (l *loader) suggest(name string) string {
 	for i, o := range l.options {
 		names[i] = o.Name
 	}
-	if near := nearest(name, names); near != "" {
+	if near := Nearest(name, names); near != "" {
 		return ": did you mean " + near + "?"
 	}
 	return ""

@@ -160,7 +160,7 @@ func (l *loader) typos(env map[string]string) []string {
 		for _, k := range known {
 			suffixes = append(suffixes, strings.TrimPrefix(k, envPrefix))
 		}
-		if near := nearest(suffix, suffixes); near != "" {
+		if near := Nearest(suffix, suffixes); near != "" {
 			out = append(out, fmt.Sprintf("%s is not used: did you mean %s?", name, envPrefix+near))
 		}
 	}

@@ -70,6 +70,16 @@ func Options() []Option {
 	return out
 }
 
+// WithoutSecrets is c without the values of secret options.
+func (c Config) WithoutSecrets() Config {
+	for _, o := range Options() {
+		if o.Secret {
+			reflect.ValueOf(&c).Elem().FieldByIndex(o.field).SetZero()
+		}
+	}
+	return c
+}
+
 func kindOf(t reflect.Type) Kind {
 	switch t.Kind() {
 	case reflect.Bool:

@@ -53,6 +53,12 @@ func (p Paths) RegistryHosts() string     { return p.data("agent", "registry") }
 func (p Paths) StaticPods() string        { return p.data("agent", "pod-manifests") } // run by the kubelet, also without an API server
 func (p Paths) ProxyConfig() string       { return p.run("kube-proxy.yaml") }         // the effective configuration
 
+// Version holds the version of the edgebox that last used the data dir. The node writes it, once it has the lock.
+func (p Paths) Version() string { return p.data("version") }
+
+// RunConfig is the configuration of the node that was started last, as JSON: what commands that get no flags act on.
+func (p Paths) RunConfig() string { return p.run("config.json") }
+
 // What the user writes; see also Config.WriteKubeconfig.
 func (p Paths) ConfigFile() string { return DefaultFile }
 func (p Paths) ConfigDir() string  { return DefaultFile + ".d" } // *.yaml on top of ConfigFile

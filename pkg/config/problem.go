@@ -47,10 +47,10 @@ func (ps Problems) err() error {
 	return ps
 }
 
-// nearest returns the word of words that name was probably meant to be, or "".
-func nearest(name string, words []string) string {
+// Nearest returns the word of words that name was probably meant to be, or "".
+func Nearest(name string, words []string) string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	best, bestDistance := "", max(1, min(3, len(name)/4))+1
+	best, bestDistance := "", max(1, min(3, len(name)/3))+1
 	for _, w := range words {
 		if d := distance(name, strings.ToLower(strings.ReplaceAll(w, "_", "-"))); d < bestDistance {
 			best, bestDistance = w, d

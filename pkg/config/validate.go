@@ -193,7 +193,7 @@ func (v *validator) components(c Config) {
 			continue
 		}
 		hint := "the optional ones are " + strings.Join(names, ", ")
-		if near := nearest(name, names); near != "" {
+		if near := Nearest(name, names); near != "" {
 			hint = "did you mean " + near + "?"
 		}
 		v.bad("disable", "%q is not an optional component: %s", name, hint)

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/payload"
+)
+
+// self is this executable, also when its file was replaced since it started.
+const self = "/proc/self/exe"
+
+// unpack makes sure that the named files of the payload, or all, lie in dir, and returns the folder they are in.
+func (f *front) unpack(dir string, names ...string) (binDir string, err error) {
+	p, err := payload.Open(self)
+	if errors.Is(err, payload.ErrNoPayload) {
+		return "", exitError{failed, err.Error() + ": build the whole product with `make build`, and use bin/edgebox"}
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = p.Close() }()
+	return p.Unpack(dir, names...)
+}
+
+// execute replaces this process. It returns only when that fails.
+func execute(path string, argv, environ []string, stdin *os.File) error {
+	if stdin != nil {
+		if err := unix.Dup3(int(stdin.Fd()), 0, 0); err != nil {
+			return fmt.Errorf("pass the configuration on: %w", err)
+		}
+	}
+	err := unix.Exec(path, argv, environ)
+	if errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("run %s: %w: is the file system of %s mounted noexec?", path, err, filepath.Dir(path))
+	}
+	return fmt.Errorf("run %s: %w", path, err)
+}
+
+// configOnStdin is a file in memory with cfg: unlike a pipe it needs nobody who writes, so that this process can become
+// the node.
+func configOnStdin(cfg config.Config) (*os.File, error) {
+	fd, err := unix.MemfdCreate("edgebox-config", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("pass the configuration on: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "edgebox-config")
+	if err := cfg.Encode(file); err != nil {
+		return nil, err
+	}
+	if _, err := file.Seek(0, 0); err != nil {
+		return nil, err
+	}
+	return file, nil
+}
+
+// withoutSecrets is environ without the variables of secret options: the configuration holds their values now, and
+// every process that the node starts would inherit them.
+func withoutSecrets(environ []string) []string {
+	secret := map[string]bool{}
+	for _, o := range config.Options() {
+		secret[o.Env] = o.Secret
+	}
+	var out []string
+	for _, e := range environ {
+		if name, _, _ := strings.Cut(e, "="); !secret[name] {
+			out = append(out, e)
+		}
+	}
+	return out
+}
