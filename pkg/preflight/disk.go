@@ -94,17 +94,16 @@ func tryWrite(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-func probeDataVersion(h *host, in Input) []Result {
+func probeDataVersion(_ *host, in Input) []Result {
 	const name = "data version"
-	last := h.read(in.Paths.Version())
-	if last == "" {
+	if in.DataVersion == "" {
 		return ok(name, "no edgebox has used %s yet", in.Paths.Data)
 	}
-	if newer(last, in.Version) {
-		return one(name, Error, fmt.Sprintf("%s was last used by edgebox %s, which is newer than this %s", in.Paths.Data, last, in.Version),
+	if newer(in.DataVersion, in.Version) {
+		return one(name, Error, fmt.Sprintf("%s was last used by edgebox %s, which is newer than this %s", in.Paths.Data, in.DataVersion, in.Version),
 			"install that version or a later one, or restore a backup that this version made")
 	}
-	return ok(name, "%s was last used by edgebox %s", in.Paths.Data, last)
+	return ok(name, "%s was last used by edgebox %s", in.Paths.Data, in.DataVersion)
 }
 
 // newer compares vMAJOR.MINOR.PATCH, whatever follows. What is no such version is never newer.

@@ -55,8 +55,9 @@ type Input struct {
 	// "table ip kube-proxy", as the footprint lists them.
 	Own []string
 
-	Version   string    // of this edgebox
-	BuildDate time.Time // no clock can be right that is before it
+	Version     string    // of this edgebox
+	DataVersion string    // of the edgebox that last used the data dir; empty if none did
+	BuildDate   time.Time // no clock can be right that is before it
 }
 
 // Port is one that edgebox listens on.

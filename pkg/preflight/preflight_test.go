@@ -226,9 +226,9 @@ func TestProbes(t *testing.T) {
 		{name: "write fails", host: func(h *host) {
 			h.write = func(string) error { return &fs.PathError{Op: "write", Path: "x", Err: unix.ENOSPC} }
 		}, probe: "data dir", level: Error, says: "no space left on device: free some space"},
-		{name: "made by a newer version", files: map[string]string{"/var/lib/edgebox/version": "v1.10.0\n"}, probe: "data version", level: Error, says: "used by edgebox v1.10.0, which is newer than this v1.2.0"},
-		{name: "made by an older version", files: map[string]string{"/var/lib/edgebox/version": "v1.1.9-rc.1\n"}, probe: "data version", level: OK},
-		{name: "made by a development build", files: map[string]string{"/var/lib/edgebox/version": "dev\n"}, probe: "data version", level: OK},
+		{name: "made by a newer version", input: func(in *Input) { in.DataVersion = "v1.10.0" }, probe: "data version", level: Error, says: "used by edgebox v1.10.0, which is newer than this v1.2.0"},
+		{name: "made by an older version", input: func(in *Input) { in.DataVersion = "v1.1.9-rc.1" }, probe: "data version", level: OK},
+		{name: "made by a development build", input: func(in *Input) { in.DataVersion = "dev" }, probe: "data version", level: OK},
 
 		{name: "overlay in a container", host: func(h *host) {
 			h.overlay = func(string) error { return unix.EINVAL }
