@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -117,16 +118,19 @@ func MkdirAll(path string, perm fs.FileMode) error {
 	return nil
 }
 
-// RemoveTemp removes the temporary files that writers killed in the middle left in dir. The caller must know that
-// no writer is at work in dir. A missing dir is no error.
-func RemoveTemp(dir string) error {
+// RemoveTemp removes the temporary files that writers killed in the middle left in dir: those of the files named, or
+// of all files if none is named. The caller must know that no writer of these files is at work. A missing dir is no
+// error.
+func RemoveTemp(dir string, names ...string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	errs := []error{err}
 	for _, e := range entries {
-		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), ".") && strings.Contains(e.Name(), tempMark) {
+		target, _, marked := strings.Cut(e.Name(), tempMark)
+		target, hidden := strings.CutPrefix(target, ".")
+		if marked && hidden && e.Type().IsRegular() && (len(names) == 0 || slices.Contains(names, target)) {
 			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
 		}
 	}

@@ -121,11 +121,15 @@ func TestMkdirAll(t *testing.T) {
 
 func TestRemoveTemp(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"f", ".hidden", ".f.tmp-123", "f.tmp-1"} {
+	for _, name := range []string{"f", ".hidden", ".f.tmp-123", "f.tmp-1", ".g.tmp-2"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := RemoveTemp(dir, "f", "h"); err != nil {
+		t.Fatal(err)
+	}
+	only(t, dir, ".g.tmp-2", ".hidden", "f", "f.tmp-1")
 	if err := RemoveTemp(dir); err != nil {
 		t.Fatal(err)
 	}
