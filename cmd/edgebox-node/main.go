@@ -1,0 +1,110 @@
+// Command edgebox-node is what the front, edgebox, becomes on a server: all of Kubernetes, containerd and edgebox's own
+// components in one process. It takes the whole configuration as JSON on its standard input and no flags, so that the
+// front alone decides what the user means.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/edgebox/edgebox/pkg/admin"
+	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/server"
+	"github.com/edgebox/edgebox/pkg/version"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "edgebox:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	start := time.Now()
+	if len(os.Args) != 2 || os.Args[1] != "server" {
+		return errors.New("edgebox-node is started by edgebox: use `edgebox server`")
+	}
+	cfg, err := config.Decode(os.Stdin)
+	if err != nil {
+		return fmt.Errorf("read configuration from standard input: %w", err)
+	}
+	lock, err := lockDataDir(cfg.Paths().Lock())
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	notify := newNotifier()
+	setUpLogging(cfg.Debug)
+	tuneMemory()
+	// Helpers come first, so that a component that runs nft or a CNI plugin by name gets ours.
+	if err := os.Setenv("PATH", cfg.Paths().Helpers()+string(filepath.ListSeparator)+os.Getenv("PATH")); err != nil {
+		return err
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	var g component.Graph
+	report := newReporter(start, &g)
+	g.OnChange = report.change
+	server.Add(&g, cfg, func(ctx context.Context) admin.Status {
+		s := admin.Status{
+			Version: version.Version, Kubernetes: version.Kubernetes,
+			Node: cfg.NodeName, Role: "server", PID: os.Getpid(), Since: start,
+			Ready: true, Components: g.Status(ctx),
+		}
+		for _, c := range s.Components {
+			s.Ready = s.Ready && c.State == component.Ready
+		}
+		return s
+	})
+	go report.show(ctx)
+	go func() {
+		select {
+		case <-g.Ready():
+			report.ready()
+			notify("READY=1")
+		case <-ctx.Done():
+		}
+	}()
+	context.AfterFunc(ctx, func() {
+		slog.Info("stopping; pods keep running")
+		notify("STOPPING=1")
+	})
+	err = g.Run(ctx)
+	slog.Info("stopped", "took", time.Since(start).Round(time.Second))
+	return err
+}
+
+// lockDataDir makes sure that one process alone uses the data dir, and leaves its pid there for `edgebox stop`.
+func lockDataDir(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		pid := make([]byte, 32)
+		n, _ := f.Read(pid)
+		return nil, fmt.Errorf("edgebox already runs on %s as pid %s: stop it with `edgebox stop`, or choose another --data-dir", filepath.Dir(path), pid[:n])
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%d", os.Getpid()), 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}

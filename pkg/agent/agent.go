@@ -1,0 +1,45 @@
+// Package agent wires what runs on every node. It never imports pkg/server: all that it knows of a server is how to
+// reach it as this node.
+package agent
+
+import (
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/edgebox/edgebox/pkg/agent/containerd"
+	"github.com/edgebox/edgebox/pkg/agent/flannel"
+	"github.com/edgebox/edgebox/pkg/agent/host"
+	"github.com/edgebox/edgebox/pkg/agent/kubelet"
+	"github.com/edgebox/edgebox/pkg/agent/proxy"
+	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/upstream"
+)
+
+// Add puts the node's components into the graph and returns the image store. What talks to the API comes after api.
+func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *component.Node) *containerd.Containerd {
+	hst := g.Add(host.New())
+	store := containerd.New(cfg)
+	ctr := g.Add(store, component.After(hst))
+	kl := g.Add(kubelet.New(cfg, id), component.After(ctr, api))
+	ready := []*component.Node{kl}
+
+	if !cfg.Disabled("kube-proxy") {
+		ready = append(ready, g.Add(component.Restart(proxy.New(cfg, id.Kubeconfig)), component.After(hst, api)))
+	}
+	if !cfg.Disabled("flannel") && cfg.FlannelBackend != "none" {
+		net := flannel.New(flannel.Config{
+			Client:       func() (kubernetes.Interface, error) { return upstream.Client(id.Kubeconfig, "flannel") },
+			NodeName:     cfg.NodeName,
+			Backend:      cfg.FlannelBackend,
+			Iface:        cfg.FlannelIface,
+			ClusterCIDRs: cfg.ClusterCIDR,
+			SubnetFile:   cfg.Paths().FlannelSubnet(),
+			CNIConfDir:   cfg.Paths().CNIConf(),
+			IPAMDir:      cfg.Paths().CNIState(),
+		})
+		fl := g.Add(component.Restart(net), component.After(hst, api))
+		ready = append(ready, fl)
+	}
+	g.Add(component.Restart(kubelet.NewNode(cfg.NodeName, id.Kubeconfig)), component.After(ready...))
+	return store
+}

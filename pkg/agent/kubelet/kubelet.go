@@ -1,0 +1,162 @@
+// Package kubelet adapts the kubelet to component.Component, and reports when its node is Ready. It is the only
+// importer of the kubelet's packages.
+//
+// The kubelet owns /var/lib/kubelet, /var/log/pods and the cgroup kubepods.
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
+
+	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/upstream"
+)
+
+const (
+	healthURL = "http://127.0.0.1:10248/healthz"
+	readyPoll = 25 * time.Millisecond
+)
+
+// Identity is the files by which the node and the API server know each other.
+type Identity struct {
+	Kubeconfig  string // acts as system:node:NAME
+	ClientCA    string // of those who may call the kubelet
+	ServingCert string
+	ServingKey  string
+}
+
+// Kubelet is the component.
+type Kubelet struct {
+	cfg    config.Config
+	id     Identity
+	server *options.KubeletServer
+}
+
+// New returns the kubelet of a node.
+func New(cfg config.Config, id Identity) *Kubelet { return &Kubelet{cfg: cfg, id: id} }
+
+// Name implements component.Component.
+func (k *Kubelet) Name() string { return "kubelet" }
+
+// Prepare builds and validates the configuration.
+func (k *Kubelet) Prepare(context.Context) error {
+	if err := os.MkdirAll(k.cfg.Paths().StaticPods(), 0o700); err != nil {
+		return err
+	}
+	conf, err := options.NewKubeletConfiguration()
+	if err != nil {
+		return err
+	}
+	k.configure(conf)
+	flags := options.NewKubeletFlags()
+	fs := upstream.FlagSet("kubelet", nil)
+	flags.AddFlags(fs)
+	options.AddKubeletConfigFlags(fs, conf)
+	options.AddGlobalFlags(fs)
+	own := map[string]string{
+		"kubeconfig":        k.id.Kubeconfig,
+		"root-dir":          k.cfg.Paths().Kubelet(),
+		"hostname-override": k.cfg.NodeName,
+		"node-ip":           joinAddrs(k.cfg.NodeIP),
+	}
+	if len(k.cfg.NodeLabel) > 0 {
+		own["node-labels"] = strings.Join(k.cfg.NodeLabel, ",")
+	}
+	if len(k.cfg.NodeTaint) > 0 {
+		own["register-with-taints"] = strings.Join(k.cfg.NodeTaint, ",")
+	}
+	if err := upstream.Parse("kubelet", fs, own, k.cfg.KubeletArg); err != nil {
+		return err
+	}
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(conf.FeatureGates); err != nil {
+		return err
+	}
+	if err := validation.ValidateKubeletConfiguration(conf, utilfeature.DefaultFeatureGate); err != nil {
+		return err
+	}
+	k.server = &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *conf}
+	return options.ValidateKubeletServer(k.server)
+}
+
+// configure sets what differs from the kubelet's defaults.
+func (k *Kubelet) configure(c *kubeletconfig.KubeletConfiguration) {
+	paths := k.cfg.Paths()
+	c.ContainerRuntimeEndpoint = "unix://" + paths.ContainerdSocket()
+	c.CgroupDriver = "cgroupfs"
+	c.FailCgroupV1 = false
+	c.FailSwapOn = false
+	c.MakeIPTablesUtilChains = false
+	c.StaticPodPath = paths.StaticPods()
+	c.ClusterDomain = k.cfg.ClusterDomain
+	for _, a := range k.cfg.ClusterDNS {
+		c.ClusterDNS = append(c.ClusterDNS, a.String())
+	}
+	c.Authentication.Anonymous.Enabled = false
+	c.Authentication.Webhook.Enabled = true
+	c.Authentication.X509.ClientCAFile = k.id.ClientCA
+	c.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
+	c.TLSCertFile = k.id.ServingCert
+	c.TLSPrivateKeyFile = k.id.ServingKey
+	// Percentages of a small disk are all that a small box has.
+	c.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "5%"}
+	c.EvictionMinimumReclaim = map[string]string{"nodefs.available": "10%", "imagefs.available": "10%"}
+	c.SerializeImagePulls = false
+	maxPulls := int32(3)
+	c.MaxParallelImagePulls = &maxPulls
+}
+
+// Run starts the kubelet. It is ready when its health check passes; the node may not be Ready then, since that needs
+// the network, which needs the node.
+func (k *Kubelet) Run(ctx context.Context, ready func()) error {
+	ctx = klog.NewContext(ctx, klog.Background().WithValues("component", k.Name()))
+	deps, err := app.UnsecuredDependencies(ctx, k.server, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return err
+	}
+	go func() {
+		if component.Poll(ctx, "its health check", readyPoll, k.Check) == nil {
+			ready()
+		}
+	}()
+	return app.Run(ctx, k.server, deps, utilfeature.DefaultFeatureGate)
+}
+
+// Check asks the kubelet's own health check.
+func (k *Kubelet) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, healthURL, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", healthURL, res.Status)
+	}
+	return nil
+}
+
+func joinAddrs(addrs []netip.Addr) string {
+	s := make([]string, len(addrs))
+	for i, a := range addrs {
+		s[i] = a.String()
+	}
+	return strings.Join(s, ",")
+}

@@ -1,0 +1,286 @@
+// Package datastore is where the control plane's objects live: kine's etcd API on unix sockets, over SQLite in the
+// data dir or over the database that the user names.
+//
+// It owns the files <data>/server/db and <run>/db and the two sockets. An acknowledged write is on the disk
+// (synchronous=FULL), but for leases and events, which have a database of their own that lasts until the reboot:
+// see docs/adr/0003-volatile-leases-and-events.md.
+package datastore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/drivers"
+	"github.com/k3s-io/kine/pkg/drivers/generic"
+	_ "github.com/k3s-io/kine/pkg/drivers/mysql"
+	_ "github.com/k3s-io/kine/pkg/drivers/pgsql"
+	_ "github.com/k3s-io/kine/pkg/drivers/sqlite"
+	"github.com/k3s-io/kine/pkg/server"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/config"
+)
+
+// Settings of kine that have no default in the library. The etcd version is what the API server asks for when it
+// decides whether watch progress notifications can be trusted.
+const (
+	emulatedEtcd   = "3.6.11"
+	notifyInterval = 5 * time.Second
+	compactEvery   = 5 * time.Minute
+	compactTimeout = 5 * time.Second
+	compactRetain  = 1000 // revisions
+	batchSize      = 500  // revisions
+
+	// A write through this process wakes its watches at once; the poll only finds what other servers wrote.
+	pollShared = time.Second
+	pollAlone  = 5 * time.Second
+)
+
+// maxRequest bounds what a client may send in one request: etcd's own 1.5 MiB and room for the envelope.
+const maxRequest = 2 << 20
+
+// Datastore is the component. Its Endpoints are valid before it runs.
+type Datastore struct {
+	endpoint string
+	paths    config.Paths
+}
+
+// New returns the datastore of a server with this configuration.
+func New(cfg config.Config) *Datastore {
+	return &Datastore{endpoint: cfg.DatastoreEndpoint, paths: cfg.Paths()}
+}
+
+// Name implements component.Component.
+func (d *Datastore) Name() string { return "datastore" }
+
+// Alone reports whether the database belongs to this server only, so that there is no leader to elect.
+func (d *Datastore) Alone() bool { return d.endpoint == "" }
+
+// Endpoint is the etcd URL that holds every resource.
+func (d *Datastore) Endpoint() string { return "unix://" + d.paths.DatastoreSocket() }
+
+// VolatileEndpoint is the etcd URL for leases and events, or empty when they are kept with all the others.
+func (d *Datastore) VolatileEndpoint() string {
+	if !d.Alone() {
+		return ""
+	}
+	return "unix://" + d.paths.VolatileSocket()
+}
+
+// Prepare makes the folders and looks at the SQLite file before anything trusts it.
+func (d *Datastore) Prepare(context.Context) error {
+	if err := os.MkdirAll(d.paths.Run, 0o755); err != nil {
+		return err
+	}
+	if !d.Alone() {
+		return nil
+	}
+	for _, db := range []string{d.paths.DB(), d.paths.VolatileDB()} {
+		if err := os.MkdirAll(filepath.Dir(db), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := checkSQLite(d.paths.DB()); err != nil {
+		return fmt.Errorf("%w: restore it from a backup, or move it away to start with an empty cluster", err)
+	}
+	if err := checkSQLite(d.paths.VolatileDB()); err != nil {
+		return removeSQLite(d.paths.VolatileDB())
+	}
+	return nil
+}
+
+// Run serves until ctx ends. It is ready when a value was written and read back through the socket.
+func (d *Datastore) Run(ctx context.Context, ready func()) error {
+	stores := []*store{{socket: d.paths.DatastoreSocket(), endpoint: d.endpoint, poll: pollShared}}
+	if d.Alone() {
+		stores = []*store{
+			{socket: d.paths.DatastoreSocket(), endpoint: sqliteDSN(d.paths.DB(), "FULL"), poll: pollAlone},
+			{socket: d.paths.VolatileSocket(), endpoint: sqliteDSN(d.paths.VolatileDB(), "OFF"), poll: pollAlone},
+		}
+	}
+	defer func() {
+		for _, s := range stores {
+			s.stop()
+		}
+	}()
+	failed := make(chan error, len(stores))
+	for _, s := range stores {
+		if err := s.start(failed); err != nil {
+			return err
+		}
+	}
+	for _, s := range stores {
+		if err := component.Poll(ctx, "a first read and write", 100*time.Millisecond, s.roundTrip); err != nil {
+			return err
+		}
+	}
+	ready()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return fmt.Errorf("serve etcd API: %w", err)
+	}
+}
+
+// Check reads from the database.
+func (d *Datastore) Check(ctx context.Context) error {
+	return (&store{socket: d.paths.DatastoreSocket()}).read(ctx)
+}
+
+// store is one database and the socket that serves it.
+type store struct {
+	socket   string
+	endpoint string
+	poll     time.Duration
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	grpc   *grpc.Server
+}
+
+func (s *store) start(failed chan<- error) error {
+	// The drivers must live until the last request of the gRPC server has ended, so not on the component's context.
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	_, backend, err := drivers.New(ctx, &s.wg, &drivers.Config{
+		Endpoint:             s.endpoint,
+		ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 4},
+		CompactInterval:      compactEvery,
+		CompactTimeout:       compactTimeout,
+		CompactMinRetain:     compactRetain,
+		CompactBatchSize:     batchSize,
+		PollBatchSize:        batchSize,
+		PollInterval:         s.poll,
+	})
+	if err != nil {
+		return fmt.Errorf("open database %s: %w", redact(s.endpoint), err)
+	}
+	if backend == nil {
+		return fmt.Errorf("database %s: an etcd cluster is not supported here", redact(s.endpoint))
+	}
+	if err := backend.Start(ctx); err != nil {
+		return fmt.Errorf("open database %s: %w", redact(s.endpoint), err)
+	}
+	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(1<<31-1))
+	server.New(backend, "unix", notifyInterval, emulatedEtcd).Register(s.grpc)
+	l, err := listenUnix(s.socket)
+	if err != nil {
+		return err
+	}
+	go func() {
+		if err := s.grpc.Serve(l); err != nil {
+			failed <- err
+		}
+	}()
+	return nil
+}
+
+func (s *store) stop() {
+	if s.grpc != nil {
+		s.grpc.Stop() // the API server has ended; what still hangs on are watches
+	}
+	if s.cancel != nil {
+		s.cancel()
+		s.wg.Wait()
+	}
+}
+
+func (s *store) dial() (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// probeKey is outside of /registry, where the API server keeps its objects.
+const probeKey = "/edgebox/datastore-probe"
+
+// roundTrip writes a value and reads it back.
+func (s *store) roundTrip(ctx context.Context) error {
+	conn, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	kv := etcdserverpb.NewKVClient(conn)
+	get, err := kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
+	if err != nil {
+		return err
+	}
+	var rev int64
+	if len(get.Kvs) > 0 {
+		rev = get.Kvs[0].ModRevision
+	}
+	want := []byte(time.Now().UTC().Format(time.RFC3339Nano))
+	put := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{
+		RequestPut: &etcdserverpb.PutRequest{Key: []byte(probeKey), Value: want}}}
+	unchanged := &etcdserverpb.Compare{
+		Key: []byte(probeKey), Target: etcdserverpb.Compare_MOD, Result: etcdserverpb.Compare_EQUAL,
+		TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: rev},
+	}
+	read := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{
+		RequestRange: &etcdserverpb.RangeRequest{Key: []byte(probeKey)}}}
+	txn := &etcdserverpb.TxnRequest{Compare: []*etcdserverpb.Compare{unchanged}, Success: []*etcdserverpb.RequestOp{put}}
+	if rev > 0 { // the shape of an update in the API server, and the only one that kine takes
+		txn.Failure = []*etcdserverpb.RequestOp{read}
+	}
+	if _, err := kv.Txn(ctx, txn); err != nil {
+		return err
+	}
+	get, err = kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
+	if err != nil {
+		return err
+	}
+	if len(get.Kvs) != 1 || string(get.Kvs[0].Value) != string(want) {
+		return errors.New("a value that was written could not be read back")
+	}
+	return nil
+}
+
+func (s *store) read(ctx context.Context) error {
+	conn, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = etcdserverpb.NewKVClient(conn).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
+	return err
+}
+
+// listenUnix makes the socket for root alone, from the first moment on.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// redact names a data source without the password in it.
+func redact(dsn string) string {
+	if path, ok := strings.CutPrefix(dsn, "sqlite://"); ok {
+		path, _, _ = strings.Cut(path, "?")
+		return path
+	}
+	if u, err := url.Parse(dsn); err == nil {
+		u.RawQuery = ""
+		return u.Redacted()
+	}
+	scheme, _, _ := strings.Cut(dsn, "://")
+	return scheme + "://…"
+}

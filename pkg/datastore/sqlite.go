@@ -1,0 +1,98 @@
+package datastore
+
+import (
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// sqliteDSN is kine's data source for a SQLite file. FULL syncs the log at each commit, OFF leaves it to the kernel.
+func sqliteDSN(path, synchronous string) string {
+	return "sqlite://" + path + "?_journal_mode=WAL&_busy_timeout=30000&_txlock=immediate&_synchronous=" + synchronous +
+		"&_pragma=journal_size_limit(8388608)&_kine_disable_startup_vacuum=true"
+}
+
+// vacuumAbove is how many bytes of a file may lie idle, when they are more than half of it, before it is rewritten.
+const vacuumAbove = 16 << 20
+
+// checkSQLite reports a file that SQLite cannot use: not a database, cut short, or, when the last run ended without
+// closing it, damaged inside. A missing file is fine. It rewrites a file that consists mostly of free pages.
+func checkSQLite(path string) error {
+	size, err := headerSize(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("database %s: %w", path, err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	log, err := os.Stat(path + "-wal")
+	unclean := err == nil && log.Size() > 0
+	if fi.Size() < size && !unclean {
+		return fmt.Errorf("database %s is cut short: %d bytes of %d are there", path, fi.Size(), size)
+	}
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if unclean {
+		var verdict string
+		if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+			return fmt.Errorf("database %s is damaged: %w", path, err)
+		}
+		if verdict != "ok" {
+			return fmt.Errorf("database %s is damaged: %s", path, verdict)
+		}
+	}
+	var free, pages, pageSize int64
+	err = db.QueryRow("SELECT * FROM pragma_freelist_count(), pragma_page_count(), pragma_page_size()").Scan(&free, &pages, &pageSize)
+	if err != nil {
+		return fmt.Errorf("database %s is damaged: %w", path, err)
+	}
+	if free*pageSize > vacuumAbove && free > pages/2 {
+		if _, err := db.Exec("VACUUM"); err != nil {
+			return fmt.Errorf("shrink database %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// headerSize is the size in bytes that the file's own header states; 0 for an empty file.
+// Source: sqlite.org/fileformat2.html, "The Database Header".
+func headerSize(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	h := make([]byte, 100)
+	n, err := io.ReadFull(f, h)
+	if n == 0 && errors.Is(err, io.EOF) {
+		return 0, nil
+	}
+	if err != nil || string(h[:16]) != "SQLite format 3\x00" {
+		return 0, errors.New("is not a SQLite database")
+	}
+	page := int64(binary.BigEndian.Uint16(h[16:]))
+	if page == 1 {
+		page = 65536
+	}
+	return page * int64(binary.BigEndian.Uint32(h[28:])), nil
+}
+
+// removeSQLite deletes a database with its log and shared memory.
+func removeSQLite(path string) error {
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/pki"
+	"github.com/edgebox/edgebox/pkg/upstream"
+)
+
+// Store says where the API server keeps its objects: etcd URLs.
+type Store interface {
+	Endpoint() string
+	VolatileEndpoint() string // for leases and events; may be empty
+}
+
+// APIServer runs kube-apiserver.
+type APIServer struct {
+	cfg   config.Config
+	certs *pki.Store
+	store Store
+	opts  options.CompletedOptions
+	probe *prober
+}
+
+// NewAPIServer returns the API server of this configuration, on that store.
+func NewAPIServer(cfg config.Config, certs *pki.Store, store Store) *APIServer {
+	return &APIServer{cfg: cfg, certs: certs, store: store}
+}
+
+// Name implements component.Component.
+func (a *APIServer) Name() string { return "kube-apiserver" }
+
+// Prepare parses and validates the options.
+func (a *APIServer) Prepare(ctx context.Context) error {
+	cfg, certs := a.cfg, a.certs
+	own := map[string]string{
+		"etcd-servers":             a.store.Endpoint(),
+		"bind-address":             cfg.BindAddress.String(),
+		"secure-port":              strconv.Itoa(cfg.HTTPSListenPort),
+		"advertise-address":        cfg.AdvertiseAddress.String(),
+		"service-cluster-ip-range": joinStrings(cfg.ServiceCIDR),
+		"service-node-port-range":  cfg.NodePortRange,
+
+		"authorization-mode":          "Node,RBAC",
+		"enable-admission-plugins":    "NodeRestriction",
+		"enable-bootstrap-token-auth": "true",
+		"allow-privileged":            "true",
+		"profiling":                   "false",
+
+		"client-ca-file":                     certs.SigningCertFile(pki.ClientCA),
+		"tls-cert-file":                      certs.CertFile(pki.APIServer),
+		"tls-private-key-file":               certs.KeyFile(pki.APIServer),
+		"kubelet-certificate-authority":      certs.CertFile(pki.ServerCA),
+		"kubelet-client-certificate":         certs.CertFile(pki.APIServerKubelet),
+		"kubelet-client-key":                 certs.KeyFile(pki.APIServerKubelet),
+		"kubelet-preferred-address-types":    "InternalIP,ExternalIP,Hostname",
+		"requestheader-client-ca-file":       certs.SigningCertFile(pki.FrontProxyCA),
+		"requestheader-allowed-names":        pki.FrontProxyUser,
+		"requestheader-extra-headers-prefix": "X-Remote-Extra-",
+		"requestheader-group-headers":        "X-Remote-Group",
+		"requestheader-username-headers":     "X-Remote-User",
+		"proxy-client-cert-file":             certs.CertFile(pki.FrontProxyClient),
+		"proxy-client-key-file":              certs.KeyFile(pki.FrontProxyClient),
+		"service-account-issuer":             "https://kubernetes.default.svc." + cfg.ClusterDomain,
+		"service-account-signing-key-file":   certs.KeyFile(pki.ServiceAccount),
+		"service-account-key-file":           certs.PublicKeyFile(),
+		"api-audiences":                      "https://kubernetes.default.svc." + cfg.ClusterDomain + ",edgebox",
+	}
+	if v := a.store.VolatileEndpoint(); v != "" {
+		own["etcd-servers-overrides"] = strings.Join([]string{
+			"coordination.k8s.io/leases#" + v, "/events#" + v, "/apiServerIPInfo#" + v}, ",")
+	}
+
+	s := options.NewServerRunOptions()
+	if err := upstream.Parse("kube-apiserver", upstream.FlagSet("kube-apiserver", s.Flags().FlagSets), own, cfg.APIServerArg); err != nil {
+		return err
+	}
+	if err := s.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+		return err
+	}
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+	s.Etcd.StorageConfig.HealthcheckTimeout = 5 * time.Second
+	completed, err := s.Complete(ctx)
+	if err != nil {
+		return err
+	}
+	if errs := completed.Validate(); len(errs) > 0 {
+		return utilerrors.NewAggregate(errs)
+	}
+	a.opts = completed
+	a.probe, err = newProber(fmt.Sprintf("https://%s/readyz", cfg.LocalAPI()), certs.CertFile(pki.ServerCA), certs.CertFile(pki.Admin), certs.KeyFile(pki.Admin))
+	return err
+}
+
+// Run serves the API. It is ready when /readyz says so, which includes the bootstrap of RBAC's default roles.
+func (a *APIServer) Run(ctx context.Context, ready func()) error {
+	return runUntilReady(named(ctx, a.Name()), ready, func(ctx context.Context) error { return app.Run(ctx, a.opts) }, a.probe.probe)
+}
+
+// Check asks /readyz.
+func (a *APIServer) Check(ctx context.Context) error { return a.probe.probe(ctx) }
+
+func joinStrings[T fmt.Stringer](values []T) string {
+	s := make([]string, len(values))
+	for i, v := range values {
+		s[i] = v.String()
+	}
+	return strings.Join(s, ",")
+}
+
+// loopback is the URL of a health check on this host.
+func loopback(port int, path string) string {
+	return "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) + path
+}

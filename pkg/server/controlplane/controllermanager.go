@@ -1,0 +1,98 @@
+package controlplane
+
+import (
+	"context"
+	"strconv"
+
+	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/pki"
+	"github.com/edgebox/edgebox/pkg/upstream"
+)
+
+// Ports of the health checks and metrics, on the loopback address.
+const (
+	controllerManagerPort = 10257
+	schedulerPort         = 10259
+)
+
+// ControllerManager runs kube-controller-manager.
+type ControllerManager struct {
+	cfg         config.Config
+	certs       *pki.Store
+	leaderElect bool
+	opts        *options.KubeControllerManagerOptions
+	probe       *prober
+}
+
+// NewControllerManager returns the controllers of this configuration; leaderElect is for several servers on one store.
+func NewControllerManager(cfg config.Config, certs *pki.Store, leaderElect bool) *ControllerManager {
+	return &ControllerManager{cfg: cfg, certs: certs, leaderElect: leaderElect}
+}
+
+// Name implements component.Component.
+func (c *ControllerManager) Name() string { return "kube-controller-manager" }
+
+// Prepare parses the options.
+func (c *ControllerManager) Prepare(context.Context) error {
+	certs := c.certs
+	kubeconfig := c.cfg.Paths().Kubeconfig(pki.ControllerManager)
+	own := map[string]string{
+		"kubeconfig":                kubeconfig,
+		"authentication-kubeconfig": kubeconfig,
+		"authorization-kubeconfig":  kubeconfig,
+		// The server CA signs for the names of servers, the client CA for identities.
+		"cluster-signing-kubelet-serving-cert-file":       certs.SigningCertFile(pki.ServerCA),
+		"cluster-signing-kubelet-serving-key-file":        certs.KeyFile(pki.ServerCA),
+		"cluster-signing-kubelet-client-cert-file":        certs.SigningCertFile(pki.ClientCA),
+		"cluster-signing-kubelet-client-key-file":         certs.KeyFile(pki.ClientCA),
+		"cluster-signing-kube-apiserver-client-cert-file": certs.SigningCertFile(pki.ClientCA),
+		"cluster-signing-kube-apiserver-client-key-file":  certs.KeyFile(pki.ClientCA),
+		"cluster-signing-legacy-unknown-cert-file":        certs.SigningCertFile(pki.ServerCA),
+		"cluster-signing-legacy-unknown-key-file":         certs.KeyFile(pki.ServerCA),
+		"root-ca-file":                     certs.CertFile(pki.ServerCA),
+		"service-account-private-key-file": certs.KeyFile(pki.ServiceAccount),
+		"use-service-account-credentials":  "true",
+		"allocate-node-cidrs":              "true",
+		"cluster-cidr":                     joinStrings(c.cfg.ClusterCIDR),
+		"service-cluster-ip-range":         joinStrings(c.cfg.ServiceCIDR),
+		"controllers":                      "*,tokencleaner,bootstrapsigner",
+		"leader-elect":                     strconv.FormatBool(c.leaderElect),
+		"bind-address":                     "127.0.0.1",
+		"secure-port":                      strconv.Itoa(controllerManagerPort),
+		"tls-cert-file":                    certs.CertFile(pki.APIServer),
+		"tls-private-key-file":             certs.KeyFile(pki.APIServer),
+		"profiling":                        "false",
+	}
+	opts, err := options.NewKubeControllerManagerOptions()
+	if err != nil {
+		return err
+	}
+	sets := opts.Flags(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
+	if err := upstream.Parse("kube-controller-manager", upstream.FlagSet("kube-controller-manager", sets.FlagSets), own, c.cfg.ControllerManagerArg); err != nil {
+		return err
+	}
+	opts.ParsedFlags = &sets
+	if err := opts.ComponentGlobalsRegistry.Set(); err != nil {
+		return err
+	}
+	c.opts = opts
+	c.probe, err = newProber(loopback(controllerManagerPort, "/healthz"), certs.CertFile(pki.ServerCA), "", "")
+	return err
+}
+
+// Run starts the controllers.
+func (c *ControllerManager) Run(ctx context.Context, ready func()) error {
+	return runUntilReady(named(ctx, c.Name()), ready, func(ctx context.Context) error {
+		conf, err := c.opts.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
+		if err != nil {
+			return err
+		}
+		return app.Run(ctx, conf.Complete())
+	}, c.probe.probe)
+}
+
+// Check asks /healthz, which includes that of each controller that has one.
+func (c *ControllerManager) Check(ctx context.Context) error { return c.probe.probe(ctx) }

@@ -1,0 +1,104 @@
+// Package controlplane adapts kube-apiserver, kube-controller-manager and kube-scheduler to component.Component. It is
+// the only importer of their packages.
+//
+// Each is started through its context-taking entry point with options that are parsed in Prepare, so that a bad
+// argument ends the boot before anything has started.
+package controlplane
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/edgebox/edgebox/pkg/component"
+)
+
+// readyPoll is the pause between two looks at a component that starts; starting takes seconds.
+const readyPoll = 25 * time.Millisecond
+
+// named returns ctx with a logger that tells which upstream component speaks.
+func named(ctx context.Context, component string) context.Context {
+	return klog.NewContext(ctx, klog.Background().WithValues("component", component))
+}
+
+// runUntilReady runs an upstream component and, beside it, probes it until it answers, then calls ready.
+func runUntilReady(ctx context.Context, ready func(), run func(context.Context) error, probe func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		if component.Poll(ctx, "its health check", readyPoll, probe) == nil {
+			ready()
+		}
+	}()
+	err := run(ctx)
+	if ctx.Err() != nil {
+		return nil // some say that they were stopped, which is what ctx asked for
+	}
+	return err
+}
+
+// prober asks for a path of a component's secure port, by the CA and client certificate given.
+type prober struct {
+	url  string
+	http *http.Client
+}
+
+// newProber reads the certificates once; ca verifies the server, cert and key identify the caller and may be empty.
+func newProber(url, ca, cert, key string) (*prober, error) {
+	pem, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	conf := &tls.Config{RootCAs: roots, ServerName: "localhost"}
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, err
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return &prober{url: url, http: &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}, nil
+}
+
+// probe returns nil when the answer is 200; else the error holds the checks that failed.
+func (p *prober) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := p.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	if err != nil {
+		return err
+	}
+	if res.StatusCode == http.StatusOK {
+		return nil
+	}
+	var failed []string
+	for line := range strings.Lines(string(body)) {
+		if name, ok := strings.CutPrefix(line, "[-]"); ok {
+			name, _, _ = strings.Cut(name, " ")
+			failed = append(failed, name)
+		}
+	}
+	if failed == nil {
+		return fmt.Errorf("%s: %s", p.url, res.Status)
+	}
+	return fmt.Errorf("not ready: %s", strings.Join(failed, ", "))
+}

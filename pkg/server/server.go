@@ -1,0 +1,77 @@
+// Package server wires a server: the control plane, and the node beside it unless that is left out. It reads like the
+// architecture diagram in docs/architecture.md.
+package server
+
+import (
+	"context"
+	"io/fs"
+	"net/netip"
+
+	"github.com/edgebox/edgebox/pkg/admin"
+	"github.com/edgebox/edgebox/pkg/agent"
+	"github.com/edgebox/edgebox/pkg/agent/kubelet"
+	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/datastore"
+	"github.com/edgebox/edgebox/pkg/pki"
+	"github.com/edgebox/edgebox/pkg/server/bootstrap"
+	"github.com/edgebox/edgebox/pkg/server/controlplane"
+)
+
+// Add puts the components of a server into the graph; status is what its admin API reports.
+func Add(g *component.Graph, cfg config.Config, status func(context.Context) admin.Status) {
+	certs := pki.New(cfg.Paths().PKI())
+	store := datastore.New(cfg)
+	adm := admin.New(cfg.Paths().AdminSocket(), status)
+	adminConfig := cfg.Paths().Kubeconfig(pki.Admin)
+
+	g.Add(adm)
+	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg, certs) }, nil))
+	db := g.Add(store, component.After(crt))
+	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db))
+	g.Add(component.Restart(controlplane.NewControllerManager(cfg, certs, !store.Alone())), component.After(api))
+	g.Add(component.Restart(controlplane.NewScheduler(cfg, certs, !store.Alone())), component.After(api))
+	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
+	if cfg.DisableAgent {
+		return
+	}
+	images := agent.Add(g, cfg, kubelet.Identity{
+		Kubeconfig:  cfg.Paths().Kubeconfig(pki.KubeletClient),
+		ClientCA:    certs.SigningCertFile(pki.ClientCA),
+		ServingCert: certs.CertFile(pki.Kubelet),
+		ServingKey:  certs.KeyFile(pki.Kubelet),
+	}, boot)
+	admin.ServeImages(adm, images)
+}
+
+// identities lists the certificates and kubeconfigs of a server.
+func identities(cfg config.Config, certs *pki.Store) pki.Spec {
+	h := pki.Host{
+		NodeName:      cfg.NodeName,
+		NodeIPs:       cfg.NodeIP,
+		ClusterDomain: cfg.ClusterDomain,
+		ExtraSANs:     cfg.TLSSAN,
+	}
+	if cfg.AdvertiseAddress.IsValid() {
+		h.ExtraSANs = append(h.ExtraSANs, cfg.AdvertiseAddress.String())
+	}
+	for _, cidr := range cfg.ServiceCIDR {
+		h.ServiceIPs = append(h.ServiceIPs, first(cidr))
+	}
+	url := "https://" + cfg.LocalAPI()
+	spec := pki.Spec{Leaves: pki.ControlPlaneLeaves(h)}
+	inside := []string{pki.ControllerManager, pki.Scheduler, pki.Admin}
+	if !cfg.DisableAgent {
+		spec.Leaves = append(spec.Leaves, pki.NodeLeaves(h)...)
+		inside = append(inside, pki.KubeletClient)
+	}
+	for _, leaf := range inside {
+		spec.Kubeconfigs = append(spec.Kubeconfigs, pki.Kubeconfig{Path: cfg.Paths().Kubeconfig(leaf), Server: url, Leaf: leaf})
+	}
+	spec.Kubeconfigs = append(spec.Kubeconfigs, pki.Kubeconfig{
+		Path: cfg.WriteKubeconfig, Mode: fs.FileMode(cfg.WriteKubeconfigMode), Server: url, Leaf: pki.Admin, Embed: true})
+	return spec
+}
+
+// first is the first usable address of a network.
+func first(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }
