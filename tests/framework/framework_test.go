@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -272,5 +273,25 @@ func TestImageIsReproducible(t *testing.T) {
 	}
 	if a.String() != b.String() {
 		t.Error("two archives of one image differ")
+	}
+}
+
+func TestNetworkOfHostFromOutside(t *testing.T) {
+	t.Parallel()
+	h := NewHost(t, Options{})
+	h.Shell(t, "echo hello >/tmp/page; httpd -p 127.0.0.1:7000 -h /tmp")
+	conn, err := h.DialContext(t.Context(), "tcp", "127.0.0.1:7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "GET /page HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(got), "\r\n\r\nhello\n") {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if tables, err := h.NFTables(); err != nil || len(tables) != 0 {
+		t.Errorf("tables of a fresh host: %v, %v", tables, err)
 	}
 }

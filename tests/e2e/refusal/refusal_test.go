@@ -145,7 +145,7 @@ func write(t *testing.T, h *framework.Host, path, content string) {
 
 func TestPortInUse(t *testing.T) {
 	h := host(t)
-	h.Shell(t, "nc -lk -p 6443 -e true >/dev/null 2>&1 & echo $! >/tmp/pid; until netstat -lnt | grep -q :6443; do sleep 0.1; done")
+	h.Shell(t, "httpd -f -p 6443 >/dev/null 2>&1 & echo $! >/tmp/pid; until netstat -lnt | grep -q :6443; do sleep 0.1; done")
 	pid := h.Shell(t, "cat /tmp/pid")
 	refused(t, h, nil, `6443`, `\b`+pid+`\b`, `https-listen-port|stop`)
 }

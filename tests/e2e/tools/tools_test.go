@@ -181,7 +181,7 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 	if out, err := h.Edgebox(t.Context(), "check"); err != nil {
 		t.Errorf("on a good host: %s %v", out, err)
 	}
-	h.Shell(t, "nc -lk -p 6443 -e true >/dev/null 2>&1 & until netstat -lnt | grep -q :6443; do sleep 0.1; done; hostname Bad_Name")
+	h.Shell(t, "httpd -f -p 6443 >/dev/null 2>&1 & until netstat -lnt | grep -q :6443; do sleep 0.1; done; hostname Bad_Name")
 	out, err := h.Edgebox(t.Context(), "check")
 	if framework.ExitCode(err) <= 0 {
 		t.Fatalf("on a bad host: %s %v", out, err)
