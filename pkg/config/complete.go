@@ -17,9 +17,9 @@ type Host struct {
 // Interface is a network interface of the host.
 type Interface struct {
 	Name     string
-	Up       bool         // set up by the administrator
-	Running  bool         // and connected
-	Loopback bool         //
+	Up       bool // set up by the administrator
+	Running  bool // and connected
+	Loopback bool
 	Default4 bool         // the preferred default route of IPv4 leaves by it
 	Default6 bool         // the preferred default route of IPv6 leaves by it
 	Addrs    []netip.Addr // usable ones; stable ones before those that privacy extensions change

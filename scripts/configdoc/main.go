@@ -106,6 +106,8 @@ func fallback(o config.Option) string {
 		return "`" + strings.ReplaceAll(o.Default, ",", ", ") + "`"
 	case o.Kind == config.Switch:
 		return "`false`"
+	case o.Fallback == "":
+		return "none"
 	}
 	return o.Fallback
 }
