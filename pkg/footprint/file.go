@@ -147,8 +147,8 @@ func (s *survey) fileItems(also []string) []Item {
 	add(s.runtimeFiles()...)
 	if s.installedHere() {
 		add(etc)
-		add(s.unitFiles()...)
 		add(s.binaries()...)
+		add(s.unitFiles()...)
 	}
 	add(also...)
 	add(s.paths.Run)
@@ -219,7 +219,7 @@ func (s *survey) runtimeFiles() []string {
 	}
 	files = append(files, s.glob("/var/lib/cni/networks/"+cniNetwork)...)
 	if s.sole || len(files) > 0 {
-		files = append(files, s.emptied(files, "/run/containerd/s", "/run/containerd/runc/k8s.io", "/run/containerd/runc", "/run/containerd",
+		files = append(files, s.emptied(files, "/run/containerd/s", "/run/containerd/fifo", "/run/containerd/runc/k8s.io", "/run/containerd/runc", "/run/containerd",
 			"/var/lib/cni/results", "/var/lib/cni/networks", "/var/lib/cni")...)
 	}
 	return files
@@ -259,8 +259,12 @@ func (s *survey) unitFiles() []string {
 	return files
 }
 
-// binaries are the installed file, wherever the unit says that it is, and the symlinks to it beside it.
+// binaries are the installed file, wherever the unit says that it is, and the symlinks to it beside it. Without a unit
+// nobody installed edgebox: the file is a copy of the user's.
 func (s *survey) binaries() []string {
+	if !s.exists(systemdUnit) && !s.exists(openrcUnit) {
+		return nil
+	}
 	var files []string
 	for _, bin := range []string{"/usr/local/bin/edgebox", s.unitBinary()} {
 		if bin == "" {

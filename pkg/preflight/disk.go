@@ -55,7 +55,7 @@ func probeDataDir(h *host, in Input) []Result {
 
 	var rs []Result
 	if free < 1024*mib || size > 0 && free*10 < size {
-		rs = append(rs, Result{name, Warning, space + ": the kubelet evicts pods when less than 10 % is left", more})
+		rs = append(rs, Result{name, Warning, space + ": the kubelet evicts pods when less than 5 % is left", more})
 	}
 	if st.Files > 0 && st.Ffree*20 < st.Files {
 		rs = append(rs, Result{name, Warning, fmt.Sprintf("data dir %s has %d of %d inodes left", in.Paths.Data, st.Ffree, st.Files),
@@ -144,6 +144,9 @@ func probeOverlay(h *host, in Input) []Result {
 	if err == nil {
 		return ok("overlayfs", "overlayfs works in %s", dir)
 	}
+	if untried := (untriedError{}); errors.As(err, &untried) { // the data dir's own probe says why
+		return one("overlayfs", Info, fmt.Sprintf("overlayfs could not be tried: %v", err), "")
+	}
 	known := false
 	for line := range strings.Lines(h.read("/proc/filesystems")) {
 		known = known || strings.TrimSpace(strings.TrimPrefix(line, "nodev")) == "overlay"
@@ -153,29 +156,37 @@ func probeOverlay(h *host, in Input) []Result {
 		return one("overlayfs", Error, message, "load the module (modprobe overlay), or use a kernel with CONFIG_OVERLAY_FS")
 	}
 	fix := "choose a --data-dir on ext4, btrfs, or xfs made with ftype=1"
-	if st, err := h.statfs(dir); err == nil && int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC {
-		fix = "this looks like a container's root: mount a volume at " + in.Paths.Data
+	if st, err := h.statfs(dir); err == nil {
+		if int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC {
+			fix = "this looks like a container's root: mount a volume at " + in.Paths.Data
+		}
+		if _, found := unfit[int64(st.Type)]; found {
+			return one("overlayfs", Info, message, "")
+		}
 	}
 	return one("overlayfs", Error, message, fix)
 }
+
+// untriedError is one of the preparations for an overlay.
+type untriedError struct{ error }
 
 // tryOverlay mounts an overlay with its upper layer in dir and deletes a file of the lower layer through it, in a mount
 // namespace that ends with the attempt.
 func tryOverlay(dir string) error {
 	tmp, err := os.MkdirTemp(dir, ".edgebox-check-")
 	if err != nil {
-		return err
+		return untriedError{err}
 	}
 	defer os.RemoveAll(tmp)
 	return inNamespace(unix.CLONE_NEWNS, func() error {
 		lower, upper, work, merged := filepath.Join(tmp, "lower"), filepath.Join(tmp, "upper"), filepath.Join(tmp, "work"), filepath.Join(tmp, "merged")
 		for _, d := range []string{lower, upper, work, merged} {
 			if err := os.Mkdir(d, 0o700); err != nil {
-				return err
+				return untriedError{err}
 			}
 		}
 		if err := os.WriteFile(filepath.Join(lower, "file"), nil, 0o600); err != nil {
-			return err
+			return untriedError{err}
 		}
 		if err := hasFileTypes(lower); err != nil {
 			return err

@@ -18,6 +18,7 @@ type host struct {
 	euid    func() int
 	now     func() time.Time
 	uname   func() (release string, err error)
+	resolve func(path string) string // follows symlinks
 	statfs  func(path string) (unix.Statfs_t, error)
 	lookup  func(command string) error
 	sysctl  func(path string) error       // nil if the file can be opened for writing
@@ -51,6 +52,12 @@ func realHost() *host {
 			var u unix.Utsname
 			err := unix.Uname(&u)
 			return unix.ByteSliceToString(u.Release[:]), err
+		},
+		resolve: func(path string) string {
+			if real, err := filepath.EvalSymlinks(path); err == nil {
+				return real
+			}
+			return path
 		},
 		statfs: func(path string) (st unix.Statfs_t, err error) {
 			err = unix.Statfs(path, &st)

@@ -83,9 +83,8 @@ func Ports(in Input, api netip.AddrPort) []Port {
 	if in.Agent {
 		ports = append(ports,
 			Port{Number: 10248, Addr: local, Use: "kubelet's health check"},
-			Port{Number: 10249, Addr: local, Use: "kube-proxy's metrics"},
 			Port{Number: 10250, Use: "kubelet"},
-			Port{Number: 10256, Use: "kube-proxy's health check"},
+			Port{Number: 10256, Addr: local, Use: "kube-proxy's health check"},
 		)
 		if in.FlannelBackend == "vxlan" {
 			ports = append(ports, Port{Number: 8472, UDP: true, Use: "flannel's vxlan"})
@@ -138,7 +137,8 @@ func run(ctx context.Context, h *host, in Input) []Result {
 	if in.Agent {
 		probes = append(probes[:len(probes):len(probes)], forPods...)
 	}
-	h.tables = sync.OnceValues(h.tables) // two probes ask
+	in.Paths.Data = h.resolve(in.Paths.Data) // as the kernel shows it
+	h.tables = sync.OnceValues(h.tables)     // two probes ask
 	found := make([]chan []Result, len(probes))
 	for i, p := range probes {
 		found[i] = make(chan []Result, 1)

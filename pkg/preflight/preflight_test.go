@@ -55,10 +55,11 @@ func fake(files map[string]string) *host {
 		}
 	}
 	return &host{
-		root:  root,
-		euid:  func() int { return 0 },
-		now:   func() time.Time { return time.Date(2026, time.November, 1, 12, 0, 0, 0, time.UTC) },
-		uname: func() (string, error) { return "6.1.0-18-arm64", nil },
+		root:    root,
+		euid:    func() int { return 0 },
+		now:     func() time.Time { return time.Date(2026, time.November, 1, 12, 0, 0, 0, time.UTC) },
+		uname:   func() (string, error) { return "6.1.0-18-arm64", nil },
+		resolve: func(p string) string { return p },
 		statfs: func(string) (unix.Statfs_t, error) {
 			return unix.Statfs_t{Type: unix.EXT4_SUPER_MAGIC, Bsize: 4096, Blocks: 4 << 20, Bavail: 3 << 20, Files: 1 << 20, Ffree: 1 << 19}, nil
 		},
@@ -210,7 +211,7 @@ func TestProbes(t *testing.T) {
 		{name: "port on another address", files: map[string]string{"/proc/self/net/tcp": sock("0500A8C0:2811", "0A", "9")}, probe: "ports", level: OK},
 		{name: "port on the same loopback", files: map[string]string{"/proc/self/net/tcp": sock("0100007F:2811", "0A", "9")}, probe: "ports", level: Error, says: "port 10257, for kube-controller-manager, is in use by a process that cannot be seen"},
 		{name: "start while it runs", files: selfOn10250, probe: "ports", level: Error, says: "port 10250, for kubelet, is in use by pid 99 (edgebox-node)"},
-		{name: "check while it runs", files: selfOn10250, input: func(in *Input) { in.StartUp = false }, probe: "ports", level: OK, says: "1 of 8 ports are edgebox's already"},
+		{name: "check while it runs", files: selfOn10250, input: func(in *Input) { in.StartUp = false }, probe: "ports", level: OK, says: "1 of 7 ports are edgebox's already"},
 		{name: "vxlan port of another", files: vxlan, probe: "ports", level: Error, says: "port 8472/udp, for flannel's vxlan, is in use by the kernel"},
 		{name: "vxlan port after a restart", files: vxlan, input: func(in *Input) { in.Own = []string{"link flannel.1"} }, probe: "ports", level: OK},
 
@@ -234,6 +235,14 @@ func TestProbes(t *testing.T) {
 			h.overlay = func(string) error { return unix.EINVAL }
 			disk(func(st *unix.Statfs_t) { st.Type = unix.OVERLAYFS_SUPER_MAGIC })(h)
 		}, probe: "overlayfs", level: Error, says: "mount a volume at /var/lib/edgebox"},
+		{name: "overlay on a read-only disk", host: func(h *host) { h.overlay = func(string) error { return untriedError{unix.EROFS} } }, probe: "overlayfs", level: Info, says: "could not be tried"},
+		{name: "overlay on NFS", host: func(h *host) {
+			h.overlay = func(string) error { return unix.EINVAL }
+			disk(func(st *unix.Statfs_t) { st.Type = unix.NFS_SUPER_MAGIC })(h)
+		}, probe: "overlayfs", level: Info, says: "does not work"},
+		{name: "data dir behind a symlink", files: selfOn10250, input: func(in *Input) { in.StartUp, in.Paths.Data = false, "/srv/link" }, host: func(h *host) {
+			h.resolve = func(string) string { return "/var/lib/edgebox" }
+		}, probe: "ports", level: OK, says: "edgebox's already"},
 		{name: "no overlayfs", files: map[string]string{"/proc/filesystems": "\text4\n"}, host: func(h *host) { h.overlay = func(string) error { return unix.ENODEV } }, probe: "overlayfs", level: Error, says: "CONFIG_OVERLAY_FS"},
 		{name: "no vxlan", host: func(h *host) {
 			h.network = func(bool) []netFeature {
@@ -266,7 +275,7 @@ func TestProbes(t *testing.T) {
 		{name: "own kube-proxy", host: hasTables(table{name: "ip kube-proxy"}), input: func(in *Input) { in.Own = []string{"table ip kube-proxy"} }, probe: "leftovers", level: OK},
 		{name: "iptables of kube-proxy", host: hasTables(table{name: "ip nat", chains: []string{"PREROUTING", "KUBE-SERVICES"}}), probe: "leftovers", level: Warning, says: "KUBE-* chains"},
 
-		{name: "firewalld", files: map[string]string{"/proc/7/comm": "firewalld", "/proc/7/ns/pid": "-> pid:[1]"}, probe: "firewall", level: Warning, says: "--add-source=10.42.0.0/16 --add-source=10.43.0.0/16, open the ports of edgebox to other nodes (6443/tcp 10250/tcp 10256/tcp 8472/udp)"},
+		{name: "firewalld", files: map[string]string{"/proc/7/comm": "firewalld", "/proc/7/ns/pid": "-> pid:[1]"}, probe: "firewall", level: Warning, says: "--add-source=10.42.0.0/16 --add-source=10.43.0.0/16, open the ports of edgebox to other nodes (6443/tcp 10250/tcp 8472/udp)"},
 		{name: "ufw", files: map[string]string{"/etc/ufw/ufw.conf": "# x\nENABLED=yes\nLOGLEVEL=low\n"}, probe: "firewall", level: Warning, says: "ufw route allow from 10.42.0.0/16"},
 		{name: "Docker drops forwarded packets", host: hasTables(table{name: "ip filter", chains: []string{"FORWARD", "DOCKER-USER"}, drops: []string{"FORWARD"}}), probe: "firewall", level: Warning, says: "nft insert rule ip filter DOCKER-USER ip saddr 10.42.0.0/16 accept; nft insert rule ip filter DOCKER-USER ip daddr"},
 	} {

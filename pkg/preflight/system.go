@@ -173,7 +173,7 @@ func probeInotify(h *host, _ Input) []Result {
 		low = append(low, fmt.Sprintf("fs.inotify.max_user_watches=%d", max(2*watches, n)))
 	}
 	if len(low) > 0 {
-		return one("inotify", Warning, "the limits of inotify are low: with some dozen pods, logs and file watches stop to work",
+		return one("inotify", Warning, "the limits of inotify are low: with some dozen pods, following logs and watching files stops working",
 			"run sysctl -w "+strings.Join(low, " ")+", and put it into /etc/sysctl.d/90-inotify.conf")
 	}
 	return ok("inotify", "inotify limits are high enough")
