@@ -13,7 +13,7 @@ import (
 	"github.com/edgebox/edgebox/pkg/config"
 )
 
-// fakeProc makes a /proc in which each line is: pid parent comm exe mnt-namespace cgroup [arguments].
+// fakeProc makes a /proc in which each line is: pid parent comm exe namespaces cgroup [arguments].
 func fakeProc(t *testing.T, lines ...string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -26,6 +26,7 @@ func fakeProc(t *testing.T, lines ...string) string {
 		must(t, os.Symlink(f[3], filepath.Join(dir, "exe")))
 		must(t, os.MkdirAll(filepath.Join(dir, "ns"), 0o755))
 		must(t, os.Symlink("mnt:["+f[4]+"]", filepath.Join(dir, "ns", "mnt")))
+		must(t, os.Symlink("pid:["+f[4]+"]", filepath.Join(dir, "ns", "pid")))
 	}
 	return root
 }
@@ -98,7 +99,8 @@ func TestAnotherKubernetesMakesSharedNamesForeign(t *testing.T) {
 		"k3s was installed":   {file: "/var/lib/rancher/k3s/x", network: true},
 		"k3s runs":            {file: "/var/lib/rancher/k3s/x", lines: []string{"5 1 k3s-server /usr/local/bin/k3s 1 /system.slice/k3s.service"}},
 		"a kubelet runs":      {lines: []string{"5 1 kubelet /usr/bin/kubelet 1 /system.slice/kubelet.service"}},
-		"a kubelet in a pod":  {lines: []string{"5 1 kubelet /usr/bin/kubelet 3 /kubepods/pod1/x"}, sole: true, network: true},
+		"a kubelet in a pod":  {lines: []string{"5 1 kubelet /usr/bin/kubelet 1 /kubepods/pod1/x"}, sole: true, network: true},
+		"k3s in a container":  {lines: []string{"5 1 k3s-server /bin/k3s 3 /docker/x"}, sole: true, network: true},
 		"kubeadm left a file": {file: "/etc/kubernetes/kubelet.conf", network: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/edgebox/edgebox/pkg/config"
@@ -84,9 +85,12 @@ func resolve(path string) string {
 	return filepath.Clean(path)
 }
 
+// foreignRuns looks for daemons of others on this host; those in containers have a pid namespace of their own.
 func (s *survey) foreignRuns() bool {
+	here := s.readlink("/proc/" + strconv.Itoa(s.self) + "/ns/pid")
 	return slices.ContainsFunc(s.sorted(), func(p proc) bool {
-		return p.role == "" && slices.Contains(foreignDaemons, p.comm) && !strings.Contains(p.cgroup, "kubepods")
+		return p.role == "" && slices.Contains(foreignDaemons, p.comm) && !strings.Contains(p.cgroup, "kubepods") &&
+			s.readlink("/proc/"+strconv.Itoa(p.pid)+"/ns/pid") == here
 	})
 }
 

@@ -22,6 +22,9 @@ var unfit = map[int64]string{
 	unix.ISOFS_SUPER_MAGIC: "ISO 9660, which is read-only",
 }
 
+// magic is the type of a file system. On 32-bit machines the field is signed and too short.
+func magic(st unix.Statfs_t) int64 { return int64(uint32(st.Type)) }
+
 func probeDataDir(h *host, in Input) []Result {
 	const name = "data dir"
 	dir := h.existing(in.Paths.Data)
@@ -29,7 +32,7 @@ func probeDataDir(h *host, in Input) []Result {
 	if err != nil {
 		return one(name, Error, fmt.Sprintf("data dir %s: %v", in.Paths.Data, err), "choose another --data-dir")
 	}
-	if kind, found := unfit[int64(st.Type)]; found {
+	if kind, found := unfit[magic(st)]; found {
 		return one(name, Error, fmt.Sprintf("data dir %s is on %s", in.Paths.Data, kind), "choose a --data-dir on ext4, xfs or btrfs")
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
@@ -61,7 +64,7 @@ func probeDataDir(h *host, in Input) []Result {
 		rs = append(rs, Result{name, Warning, fmt.Sprintf("data dir %s has %d of %d inodes left", in.Paths.Data, st.Ffree, st.Files),
 			"delete small files before the kubelet evicts pods"})
 	}
-	if int64(st.Type) == unix.TMPFS_MAGIC || int64(st.Type) == unix.RAMFS_MAGIC {
+	if magic(st) == unix.TMPFS_MAGIC || magic(st) == unix.RAMFS_MAGIC {
 		rs = append(rs, Result{name, Warning, fmt.Sprintf("data dir %s is in memory: a reboot loses the cluster", in.Paths.Data),
 			"choose a --data-dir on a disk, unless that is what you want"})
 	}
@@ -157,10 +160,10 @@ func probeOverlay(h *host, in Input) []Result {
 	}
 	fix := "choose a --data-dir on ext4, btrfs, or xfs made with ftype=1"
 	if st, err := h.statfs(dir); err == nil {
-		if int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC {
+		if magic(st) == unix.OVERLAYFS_SUPER_MAGIC {
 			fix = "this looks like a container's root: mount a volume at " + in.Paths.Data
 		}
-		if _, found := unfit[int64(st.Type)]; found {
+		if _, found := unfit[magic(st)]; found {
 			return one("overlayfs", Info, message, "")
 		}
 	}
