@@ -60,11 +60,13 @@ func (f *front) runCheck(c *cli.Context) error {
 // checkConfig is the configuration as a server would have it, and what is wrong with it.
 func (f *front) checkConfig(c *cli.Context) (config.Config, []preflight.Result) {
 	cfg, err := f.load(c)
-	if err == nil {
-		var host config.Host
-		if host, err = config.ReadHost(); err == nil {
-			cfg, err = cfg.Complete(host)
-		}
+	host, hostErr := config.ReadHost()
+	if hostErr != nil {
+		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: hostErr.Error()}}
+	}
+	cfg, completeErr := cfg.Complete(host)
+	if err == nil { // else Complete says the same again
+		err = configError(completeErr)
 	}
 	if err != nil {
 		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: err.Error()}}

@@ -85,7 +85,7 @@ func (f *front) load(c *cli.Context) (config.Config, error) {
 // configError lists what is wrong with a configuration.
 func configError(err error) error {
 	var problems config.Problems
-	if !errors.As(err, &problems) {
+	if err == nil || !errors.As(err, &problems) {
 		return err
 	}
 	if len(problems) == 1 {
@@ -111,10 +111,11 @@ func (f *front) target(c *cli.Context) config.Config {
 		return cfg
 	}
 	defer func() { _ = file.Close() }()
-	if started, err := config.Decode(file); err == nil {
-		return started
+	started, err := config.Decode(file)
+	if err != nil || started.Validate() != nil { // of another version
+		return cfg
 	}
-	return cfg
+	return started
 }
 
 func flagGiven(c *cli.Context) bool {

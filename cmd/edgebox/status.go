@@ -103,13 +103,15 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) {
 func message(c component.Status) string {
 	var parts []string
 	if len(c.WaitingFor) > 0 {
-		parts = append(parts, "waits for "+strings.Join(c.WaitingFor, "; "))
+		parts = append(parts, "waits for "+oneLine(strings.Join(c.WaitingFor, "; ")))
 	}
 	if c.Error != "" {
-		parts = append(parts, strings.Join(strings.Fields(c.Error), " "))
+		parts = append(parts, oneLine(c.Error))
 	}
 	if c.Restarts > 0 {
 		parts = append(parts, "restarted "+plural(c.Restarts, "time"))
 	}
 	return strings.Join(parts, ", ")
 }
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
