@@ -124,13 +124,16 @@ func (d *demo) run(ctx context.Context) error {
 
 // fetch gets the page until so many different pods have answered.
 func (d *demo) fetch(ctx context.Context, url string, pods int) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	seen := make(map[string]bool)
 	var last error
 	for ctx.Err() == nil && len(seen) < pods {
-		page, err := d.host.Run(ctx, "wget", "-q", "-T", "3", "-O", "-", url)
+		page, err := d.host.Run(ctx, "timeout", "3", "wget", "-q", "-O", "-", url)
 		switch {
-		case err != nil:
+		case err != nil && ctx.Err() == nil:
 			last = err
+		case err != nil:
 		case !strings.HasPrefix(page, "Hello from web-"):
 			return fmt.Errorf("unexpected page: %s", page)
 		case !seen[page]:

@@ -223,9 +223,9 @@ spec:
 	n.WaitFor("pod/client", "Ready")
 }
 
-// Fetch gets a page from within the client pod.
+// Fetch gets a page from within the client pod. (Debian's static wget crashes when it is given a time limit itself.)
 func (n *Namespace) Fetch(url string) (string, error) {
-	return n.Exec("client", "wget", "-q", "-T", "5", "-O", "-", url)
+	return n.Exec("client", "timeout", "5", "wget", "-q", "-O", "-", url)
 }
 
 // WantPage waits until a page fetched from within the client pod has want in it, and returns the page.

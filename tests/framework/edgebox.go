@@ -31,7 +31,7 @@ func (h *Host) StartCommand(args ...string) error {
 	if h.server != nil {
 		return fmt.Errorf("a server runs on host %s already", h.Name)
 	}
-	log, err := os.OpenFile(h.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(h.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -46,11 +46,12 @@ func (h *Host) StartCommand(args ...string) error {
 	return nil
 }
 
-func (h *Host) logFile() string { return filepath.Join(h.dir, "server.log") }
+// LogFile is where the server's output is, on the machine.
+func (h *Host) LogFile() string { return filepath.Join(h.dir, "server.log") }
 
 // Logs returns all that the host's servers have logged.
 func (h *Host) Logs() string {
-	text, err := os.ReadFile(h.logFile())
+	text, err := os.ReadFile(h.LogFile())
 	if err != nil {
 		return err.Error()
 	}

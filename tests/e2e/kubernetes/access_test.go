@@ -61,7 +61,7 @@ func TestPodReachesAPIWithItsToken(t *testing.T) {
 	n.Kubectl("create", "rolebinding", "reader", "--role=reader", "--serviceaccount="+n.Name+":default")
 	n.Client()
 	get := func(resource string) (string, error) {
-		return n.Exec("client", "sh", "-c", `wget -qO- -T 10 --no-check-certificate \
+		return n.Exec("client", "sh", "-c", `timeout 10 wget -qO- --no-check-certificate \
 			--header "Authorization: Bearer $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" \
 			https://kubernetes.default.svc/api/v1/namespaces/`+n.Name+`/`+resource)
 	}

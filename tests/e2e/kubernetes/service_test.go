@@ -32,7 +32,7 @@ func TestServiceSpreadsOverPodsAndHasName(t *testing.T) {
 	})
 
 	ip := n.Get("service/web", "{.spec.clusterIP}")
-	if page := n.Host.Shell(t, "wget -qO- -T 5 http://"+ip); !strings.Contains(page, "Hello from web-") {
+	if page := n.Host.Shell(t, "timeout 5 wget -qO- http://"+ip); !strings.Contains(page, "Hello from web-") {
 		t.Errorf("from the node: %s", page)
 	}
 	// Port 81 has no rule, and a Service without endpoints refuses instead of hanging.
@@ -60,7 +60,7 @@ spec:
 ---` + webService)
 	n.WaitFor("pod/self", "Ready")
 	framework.Eventually(t, framework.Patience, func() error {
-		_, err := n.Try("exec", "self", "-c", "shell", "--", "wget", "-qO-", "-T", "3", "http://web")
+		_, err := n.Try("exec", "self", "-c", "shell", "--", "timeout", "3", "wget", "-qO-", "http://web")
 		return err
 	})
 }
@@ -111,7 +111,7 @@ func TestNodePortFromOutside(t *testing.T) {
 		framework.Eventually(t, framework.Patience, func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), framework.Patience)
 			defer cancel()
-			page, err := from.Run(ctx, "wget", "-qO-", "-T", "3", url)
+			page, err := from.Run(ctx, "timeout", "3", "wget", "-qO-", url)
 			if err == nil && !strings.Contains(page, "Hello from web-") {
 				err = fmt.Errorf("page: %s", page)
 			}

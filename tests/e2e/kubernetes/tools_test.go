@@ -136,7 +136,7 @@ func TestPortForward(t *testing.T) {
 	}
 	framework.Eventually(t, framework.Patience, func() error { return out.has("Forwarding from 127.0.0.1:18080") })
 	for range 3 {
-		if page := n.Host.Shell(t, "wget -qO- -T 10 http://127.0.0.1:18080"); !strings.Contains(page, "Hello from web-") {
+		if page := n.Host.Shell(t, "timeout 10 wget -qO- http://127.0.0.1:18080"); !strings.Contains(page, "Hello from web-") {
 			t.Errorf("page: %s", page)
 		}
 	}

@@ -90,7 +90,7 @@ func TestStopLeavesPodsRunning(t *testing.T) {
 	}
 	// While edgebox is away, the Service still leads to the pod.
 	for range 3 {
-		if page := h.Shell(t, "wget -qO- -T 5 http://"+r.service); !strings.Contains(page, "Hello from web") {
+		if page := h.Shell(t, "timeout 5 wget -qO- http://"+r.service); !strings.Contains(page, "Hello from web") {
 			t.Errorf("page while edgebox is stopped: %s", page)
 		}
 	}

@@ -100,7 +100,7 @@ spec:
 	n.WaitFor("deployment/web", "Available")
 	n.WaitFor("pod/port", "Ready")
 	framework.Eventually(t, framework.Patience, func() error {
-		_, err := h.Run(t.Context(), "wget", "-qO-", "-T", "3", "http://"+h.Address.String()+":8080")
+		_, err := h.Run(t.Context(), "timeout", "3", "wget", "-qO-", "http://"+h.Address.String()+":8080")
 		return err
 	})
 }
@@ -200,7 +200,7 @@ func TestStopWithPods(t *testing.T) {
 	// The pods come back.
 	h.Up(t)
 	framework.Eventually(t, framework.Patience, func() error {
-		_, err := h.Run(t.Context(), "wget", "-qO-", "-T", "3", "http://"+h.Address.String()+":8080")
+		_, err := h.Run(t.Context(), "timeout", "3", "wget", "-qO-", "http://"+h.Address.String()+":8080")
 		return err
 	})
 }
