@@ -22,7 +22,8 @@ type Compressor func(raw []byte) ([]byte, error)
 
 // Fast is the Compressor for daily builds.
 func Fast() Compressor {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false),
+		zstd.WithWindowSize(maxFrameSize))
 	if err != nil {
 		panic(err) // only for options that contradict each other
 	}
@@ -34,6 +35,10 @@ func Fast() Compressor {
 // bit is kept. The same input gives the same bytes. out appears whole or not at
 // all.
 func Pack(out, front string, files []string, compress Compressor) error {
+	return packFile(out, front, files, &layout{bigFile: bigFile}, compress)
+}
+
+func packFile(out, front string, files []string, l *layout, compress Compressor) error {
 	tmp, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*")
 	if err != nil {
 		return err
@@ -41,7 +46,7 @@ func Pack(out, front string, files []string, compress Compressor) error {
 	defer os.Remove(tmp.Name()) // fails after the rename, as it should
 	defer tmp.Close()
 
-	if err := pack(tmp, front, files, compress); err != nil {
+	if err := pack(tmp, front, files, l, compress); err != nil {
 		return fmt.Errorf("pack %s: %w", out, err)
 	}
 	if err := tmp.Chmod(0o755); err != nil {
@@ -53,7 +58,7 @@ func Pack(out, front string, files []string, compress Compressor) error {
 	return os.Rename(tmp.Name(), out)
 }
 
-func pack(w io.Writer, front string, files []string, compress Compressor) error {
+func pack(w io.Writer, front string, files []string, l *layout, compress Compressor) error {
 	start, err := copyFront(w, front)
 	if err != nil {
 		return err
@@ -62,24 +67,33 @@ func pack(w io.Writer, front string, files []string, compress Compressor) error 
 	slices.SortFunc(files, func(a, b string) int {
 		return strings.Compare(filepath.Base(a), filepath.Base(b))
 	})
-
-	entries := make([]entry, 0, len(files))
-	var size int64
 	for i, path := range files {
 		if i > 0 && filepath.Base(path) == filepath.Base(files[i-1]) {
 			return fmt.Errorf("%s and %s have one name", files[i-1], path)
 		}
-		e, err := packFile(w, size, path, compress)
-		if err != nil {
+		if err := l.add(path); err != nil {
 			return err
 		}
-		for _, c := range e.Chunks {
-			size += c.Compressed
-		}
-		entries = append(entries, e)
 	}
 
-	index, err := json.Marshal(entries)
+	frames := make([][]byte, len(l.contents))
+	err = parallel(len(frames), func(i int, _ *scratch) (err error) {
+		frames[i], err = compress(l.contents[i])
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("compress: %w", err)
+	}
+	end := start
+	for i, f := range frames {
+		if _, err := w.Write(f); err != nil {
+			return err
+		}
+		l.index.Frames = append(l.index.Frames, frame{Compressed: int64(len(f)), Size: int64(len(l.contents[i]))})
+		end += int64(len(f))
+	}
+
+	index, err := json.Marshal(l.index)
 	if err != nil {
 		return err
 	}
@@ -89,7 +103,7 @@ func pack(w io.Writer, front string, files []string, compress Compressor) error 
 	return binary.Write(w, binary.LittleEndian, footer{
 		Magic:     magic,
 		Start:     uint64(start),
-		Index:     uint64(start + size),
+		Index:     uint64(end),
 		IndexSize: uint64(len(index)),
 		IndexHash: sha256.Sum256(index),
 	})
@@ -111,47 +125,54 @@ func copyFront(w io.Writer, front string) (int64, error) {
 	return io.Copy(w, f)
 }
 
-// packFile appends the file's chunks to w, the first of them at offset. It holds
-// the whole file in memory, compressed and not.
-func packFile(w io.Writer, offset int64, path string, compress Compressor) (entry, error) {
+// layout decides which content lies in which frame. It holds everything in memory.
+type layout struct {
+	bigFile  int // see the constant
+	index    index
+	contents [][]byte // of the frames
+	shared   int      // 1 + the frame that small files go to, if any yet
+}
+
+func (l *layout) add(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return entry{}, err
+		return err
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return entry{}, err
+		return err
 	}
 	e := entry{File: File{Name: filepath.Base(path), Mode: 0o644, Size: int64(len(raw)), SHA256: sum(raw)}}
 	if info.Mode()&0o111 != 0 {
 		e.Mode = 0o755
 	}
 	if err := checkName(e.Name); err != nil {
-		return entry{}, err
-	}
-
-	pieces := slices.Collect(slices.Chunk(raw, chunkSize))
-	frames := make([][]byte, len(pieces))
-	err = parallel(len(pieces), func(i int, _ *scratch) (err error) {
-		frames[i], err = compress(pieces[i])
 		return err
-	})
-	if err != nil {
-		return entry{}, fmt.Errorf("compress %s: %w", path, err)
 	}
-	for i, frame := range frames {
-		if _, err := w.Write(frame); err != nil {
-			return entry{}, err
+	for piece := range slices.Chunk(raw, chunkSize) {
+		c := chunk{Size: int64(len(piece)), SHA256: sum(piece)}
+		if len(raw) >= l.bigFile {
+			c.Frame = len(l.contents)
+			l.contents = append(l.contents, piece)
+		} else {
+			c.Frame, c.At = l.share(piece)
 		}
-		e.Chunks = append(e.Chunks, chunk{
-			Offset:     offset,
-			Compressed: int64(len(frame)),
-			Size:       int64(len(pieces[i])),
-			SHA256:     sum(pieces[i]),
-		})
-		offset += int64(len(frame))
+		e.Chunks = append(e.Chunks, c)
 	}
-	return e, nil
+	l.index.Files = append(l.index.Files, e)
+	return nil
+}
+
+// share appends a piece of a small file to the frame of small files.
+func (l *layout) share(piece []byte) (frame int, at int64) {
+	if l.shared == 0 || len(l.contents[l.shared-1])+len(piece) > maxFrameSize {
+		l.contents = append(l.contents, nil)
+		l.shared = len(l.contents)
+	}
+	content := &l.contents[l.shared-1]
+	at = int64(len(*content))
+	*content = append(*content, piece...)
+	return l.shared - 1, at
 }
 
 func sum(b []byte) string {

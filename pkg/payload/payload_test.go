@@ -14,12 +14,13 @@ import (
 	"testing"
 )
 
-// contents is the payload of the tests: a file of several chunks, a small one and
-// an empty one. Half of it compresses, half does not.
+// contents is the payload of the tests: a file with frames of its own, small ones
+// that share a frame, and an empty one. Half of it compresses, half does not.
 var contents = map[string][]byte{
 	"empty": {},
 	"node":  mixed(2*chunkSize + 12_345),
 	"runc":  mixed(70_000),
+	"shim":  mixed(chunkSize + 300),
 }
 
 func mixed(n int) []byte {
@@ -58,7 +59,8 @@ func packedFile(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "edgebox")
 	packedOnce.Do(func() {
-		must(t, Pack(path, "/proc/self/exe", writeInputs(t), Fast()))
+		l := &layout{bigFile: len(contents["node"])}
+		must(t, packFile(path, "/proc/self/exe", writeInputs(t), l, Fast()))
 		var err error
 		packedOnce.content, err = os.ReadFile(path)
 		must(t, err)
@@ -102,6 +104,7 @@ func TestOpenListsWhatWasPacked(t *testing.T) {
 		{Name: "empty", Mode: 0o644, Size: 0, SHA256: sum(nil)},
 		{Name: "node", Mode: 0o755, Size: int64(len(contents["node"])), SHA256: sum(contents["node"])},
 		{Name: "runc", Mode: 0o755, Size: int64(len(contents["runc"])), SHA256: sum(contents["runc"])},
+		{Name: "shim", Mode: 0o755, Size: int64(len(contents["shim"])), SHA256: sum(contents["shim"])},
 	}
 	if got := p.Files(); !slices.Equal(got, want) {
 		t.Errorf("Files() = %v, want %v", got, want)
@@ -193,7 +196,7 @@ func TestOpenDamaged(t *testing.T) {
 		"cut in footer": size - 1,
 		"no footer":     size - footerSize,
 		"cut in index":  int64(foot.Index) + 5,
-		"cut in chunks": int64(foot.Start) + 1000,
+		"cut in frames": int64(foot.Start) + 1000,
 		"cut in front":  int64(foot.Start) - 1000,
 		"nearly empty":  10,
 		"empty":         0,

@@ -35,9 +35,9 @@ func TestSyncNotesWhatIsOnTheDisk(t *testing.T) {
 		return os.Rename(from, to)
 	}
 	must(t, d.sync(binDir))
-	slices.Sort(order[:3])
+	slices.Sort(order[:4])
 	hash := filepath.Base(binDir)
-	want := []string{"empty", "node", "runc", hash, filepath.Base(dir), markerTemp, "rename", hash}
+	want := []string{"empty", "node", "runc", "shim", hash, filepath.Base(dir), markerTemp, "rename", hash}
 	if !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
 	}
@@ -51,7 +51,7 @@ func TestSyncNotesWhatIsOnTheDisk(t *testing.T) {
 	// After a reboot the files are believed without being read.
 	reboot(t, binDir)
 	p.disk = disk{}
-	flip(t, p.file.Name(), p.start) // nothing can be unpacked
+	flip(t, p.file.Name(), p.starts[0]) // nothing can be unpacked
 	_, err = p.Unpack(dir)
 	must(t, err)
 }

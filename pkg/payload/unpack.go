@@ -1,12 +1,15 @@
 package payload
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -52,14 +55,7 @@ func (p *Payload) Unpack(dir string, names ...string) (binDir string, err error)
 // Verify decompresses and checks everything without writing it. A file that was
 // just downloaded is checked this way before it replaces the running one.
 func (p *Payload) Verify() error {
-	var todo []piece
-	for _, e := range p.entries {
-		todo = append(todo, pieces(e, nil)...)
-	}
-	return parallel(len(todo), func(i int, s *scratch) error {
-		_, err := p.decode(todo[i], s)
-		return err
-	})
+	return p.eachChunk(p.index.Files, func(int, int64, []byte) error { return nil })
 }
 
 // unpack does the work of Unpack under the lock.
@@ -129,17 +125,28 @@ func whole(binDir string, e entry) bool {
 		return false
 	}
 	defer f.Close()
-	todo := pieces(e, nil)
-	return parallel(len(todo), func(i int, s *scratch) error {
-		buf := s.out[:todo[i].Size]
-		if _, err := f.ReadAt(buf, todo[i].at); err != nil {
+	places := placesOf(e)
+	return parallel(len(e.Chunks), func(i int, s *scratch) error {
+		raw := grow(&s.out, e.Chunks[i].Size)
+		if _, err := f.ReadAt(raw, places[i]); err != nil {
 			return err
 		}
-		if sum(buf) != todo[i].SHA256 {
+		if sum(raw) != e.Chunks[i].SHA256 {
 			return errors.New("differs")
 		}
 		return nil
 	}) == nil
+}
+
+// placesOf returns where in the file each chunk belongs.
+func placesOf(e entry) []int64 {
+	places := make([]int64, len(e.Chunks))
+	var at int64
+	for i, c := range e.Chunks {
+		places[i] = at
+		at += c.Size
+	}
+	return places
 }
 
 // output is a file on its way to its name.
@@ -149,37 +156,18 @@ type output struct {
 	pending atomic.Int64 // chunks still to be written
 }
 
-// piece is a chunk with its place in the file.
-type piece struct {
-	chunk
-	at int64
-	to *output
-}
-
-func pieces(e entry, to *output) []piece {
-	out := make([]piece, len(e.Chunks))
-	var at int64
-	for i, c := range e.Chunks {
-		out[i] = piece{chunk: c, at: at, to: to}
-		at += c.Size
-	}
-	return out
-}
-
 // write unpacks the entries into temporary files and renames each as soon as it
 // is complete. When it fails no temporary file is left.
 func (p *Payload) write(binDir string, entries []entry) (err error) {
-	var outputs []*output
+	outputs := make([]*output, 0, len(entries))
 	defer func() {
 		for _, o := range outputs {
 			_ = o.tmp.Close() // without fsync there is nothing to learn from it
 			if err != nil {
-				_ = os.Remove(o.tmp.Name())
+				_ = os.Remove(o.tmp.Name()) // unless it has been renamed
 			}
 		}
 	}()
-
-	var todo []piece
 	for _, e := range entries {
 		tmp, err := os.CreateTemp(binDir, "."+e.Name+".tmp-*") // a name that durable.RemoveTemp knows
 		if err != nil {
@@ -197,15 +185,10 @@ func (p *Payload) write(binDir string, entries []entry) (err error) {
 				return err
 			}
 		}
-		todo = append(todo, pieces(e, o)...)
 	}
-	return parallel(len(todo), func(i int, s *scratch) error {
-		raw, err := p.decode(todo[i], s)
-		if err != nil {
-			return err
-		}
-		o := todo[i].to
-		if _, err := p.disk.writeAt(o.tmp, raw, todo[i].at); err != nil {
+	return p.eachChunk(entries, func(i int, at int64, raw []byte) error {
+		o := outputs[i]
+		if _, err := p.disk.writeAt(o.tmp, raw, at); err != nil {
 			return err
 		}
 		if o.pending.Add(-1) == 0 {
@@ -222,27 +205,73 @@ func (p *Payload) finish(binDir string, o *output) error {
 	return p.disk.rename(o.tmp.Name(), filepath.Join(binDir, o.entry.Name))
 }
 
-// decode returns the verified content of a chunk, valid until the next use of s.
-func (p *Payload) decode(c piece, s *scratch) ([]byte, error) {
-	frame := s.frame(int(c.Compressed))
-	if _, err := p.file.ReadAt(frame, p.start+c.Offset); err != nil {
+// eachChunk decompresses the entries on all cores and calls do with each verified
+// chunk: the number of its entry, its place in that file, and its content, which is
+// valid until do returns.
+func (p *Payload) eachChunk(entries []entry, do func(i int, at int64, raw []byte) error) error {
+	type piece struct {
+		chunk
+		entry int
+		place int64
+	}
+	pieces := map[int][]piece{} // by frame
+	for i, e := range entries {
+		places := placesOf(e)
+		for j, c := range e.Chunks {
+			pieces[c.Frame] = append(pieces[c.Frame], piece{c, i, places[j]})
+		}
+	}
+	// The frame of small files takes longest: it must not come last.
+	frames := slices.SortedFunc(maps.Keys(pieces), func(a, b int) int {
+		return cmp.Or(cmp.Compare(p.index.Frames[b].Size, p.index.Frames[a].Size), cmp.Compare(a, b))
+	})
+	return parallel(len(frames), func(i int, s *scratch) error {
+		content, err := p.decode(frames[i], s)
+		if err != nil {
+			return err
+		}
+		for _, c := range pieces[frames[i]] {
+			raw := content[c.At : c.At+c.Size]
+			if sum(raw) != c.SHA256 {
+				return p.damaged("a chunk of " + entries[c.entry].Name + " has another checksum")
+			}
+			if err := do(c.entry, c.place, raw); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// decode returns the content of a frame, valid until the next use of s.
+func (p *Payload) decode(i int, s *scratch) ([]byte, error) {
+	f := p.index.Frames[i]
+	packed := grow(&s.in, f.Compressed)
+	if _, err := p.file.ReadAt(packed, p.starts[i]); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, p.damaged("it is cut short")
 		}
 		return nil, err
 	}
-	dec, err := s.decoder()
-	if err != nil {
-		return nil, err
+	if s.dec == nil {
+		var err error
+		s.dec, err = zstd.NewReader(nil,
+			zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxFrameSize),
+			zstd.IgnoreChecksum(true), // the SHA-256 is checked
+		)
+		if err != nil {
+			return nil, err
+		}
 	}
-	raw, err := dec.DecodeAll(frame, s.out[:0])
+	content, err := s.dec.DecodeAll(packed, grow(&s.out, f.Size)[:0])
 	if err != nil {
 		return nil, p.damaged(err.Error())
 	}
-	if int64(len(raw)) != c.Size || sum(raw) != c.SHA256 {
-		return nil, p.damaged("a chunk has another checksum")
+	if int64(len(content)) != f.Size {
+		return nil, p.damaged("a frame has another size")
 	}
-	return raw, nil
+	return content, nil
 }
 
 // A NoSpaceError says that the file system has no room for what is to be
@@ -284,24 +313,12 @@ type scratch struct {
 	dec     *zstd.Decoder
 }
 
-func (s *scratch) frame(n int) []byte {
-	if cap(s.in) < n {
-		s.in = make([]byte, n)
+// grow returns n bytes at *buf, with any content.
+func grow(buf *[]byte, n int64) []byte {
+	if int64(cap(*buf)) < n {
+		*buf = make([]byte, n)
 	}
-	return s.in[:n]
-}
-
-func (s *scratch) decoder() (*zstd.Decoder, error) {
-	if s.dec != nil {
-		return s.dec, nil
-	}
-	var err error
-	s.dec, err = zstd.NewReader(nil,
-		zstd.WithDecoderConcurrency(1),
-		zstd.WithDecoderMaxMemory(chunkSize),
-		zstd.IgnoreChecksum(true), // the SHA-256 is checked
-	)
-	return s.dec, err
+	return (*buf)[:n]
 }
 
 // parallel calls do for 0 to n-1 on all cores, in that order as far as cores
@@ -316,7 +333,7 @@ func parallel(n int, do func(i int, s *scratch) error) error {
 	)
 	for range min(n, runtime.GOMAXPROCS(0)) {
 		wg.Go(func() {
-			s := &scratch{out: make([]byte, chunkSize)}
+			s := new(scratch)
 			for !failed.Load() {
 				i := int(next.Add(1)) - 1
 				if i >= n {
