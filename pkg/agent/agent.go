@@ -4,6 +4,7 @@ package agent
 
 import (
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/edgebox/edgebox/pkg/agent/containerd"
 	"github.com/edgebox/edgebox/pkg/agent/flannel"
@@ -12,6 +13,7 @@ import (
 	"github.com/edgebox/edgebox/pkg/agent/proxy"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/dns"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
@@ -39,6 +41,14 @@ func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *compon
 		})
 		fl := g.Add(component.Restart(net), component.After(hst, api))
 		ready = append(ready, fl)
+		if !cfg.Disabled("dns") {
+			g.Add(component.Restart(dns.NewServer(dns.ServerConfig{
+				API:       func() (*rest.Config, error) { return upstream.ClientConfig(id.Kubeconfig, "dns") },
+				Addresses: net.Gateways,
+				Domain:    cfg.ClusterDomain,
+				ClusterIP: cfg.ClusterDNS,
+			})), component.After(fl))
+		}
 	}
 	g.Add(component.Restart(kubelet.NewNode(cfg.NodeName, id.Kubeconfig)), component.After(ready...))
 	return store

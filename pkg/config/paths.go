@@ -60,5 +60,8 @@ func (p Paths) Version() string { return p.data("version") }
 func (p Paths) RunConfig() string { return p.run("config.json") }
 
 // What the user writes; see also Config.WriteKubeconfig.
-func (p Paths) ConfigFile() string { return DefaultFile }
-func (p Paths) ConfigDir() string  { return DefaultFile + ".d" } // *.yaml on top of ConfigFile
+func (p Paths) ConfigFile() string    { return DefaultFile }
+func (p Paths) ConfigDir() string     { return DefaultFile + ".d" }                // *.yaml on top of ConfigFile
+func (p Paths) VolumePlugins() string { return p.data("agent", "volume-plugins") } // flexvolume drivers
+func (p Paths) Runc() string          { return p.run("runc") }                     // state of its containers
+func (p Paths) ShimSockets() string   { return p.run("containerd", "s") }

@@ -7,15 +7,19 @@ import (
 	"io/fs"
 	"net/netip"
 
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/edgebox/edgebox/pkg/admin"
 	"github.com/edgebox/edgebox/pkg/agent"
 	"github.com/edgebox/edgebox/pkg/agent/kubelet"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/datastore"
+	"github.com/edgebox/edgebox/pkg/dns"
 	"github.com/edgebox/edgebox/pkg/pki"
 	"github.com/edgebox/edgebox/pkg/server/bootstrap"
 	"github.com/edgebox/edgebox/pkg/server/controlplane"
+	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
 // Add puts the components of a server into the graph; status is what its admin API reports.
@@ -32,6 +36,12 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(component.Restart(controlplane.NewControllerManager(cfg, certs, !store.Alone())), component.After(api))
 	g.Add(component.Restart(controlplane.NewScheduler(cfg, certs, !store.Alone())), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
+	if !cfg.Disabled("dns") {
+		g.Add(component.Restart(dns.NewService(dns.ServiceConfig{
+			Client:    func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "dns-service") },
+			ClusterIP: cfg.ClusterDNS,
+		})), component.After(api))
+	}
 	if cfg.DisableAgent {
 		return
 	}

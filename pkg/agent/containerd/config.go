@@ -33,6 +33,9 @@ address = {{.Socket | printf "%q"}}
 [plugins."io.containerd.server.v1.ttrpc"]
 address = {{.Socket | printf "%s.ttrpc" | printf "%q"}}
 
+[plugins."io.containerd.shim.v1.manager"]
+socket_dir = {{.ShimSockets | printf "%q"}}
+
 [plugins."io.containerd.nri.v1.nri"]
 disable = true
 
@@ -68,6 +71,7 @@ runtime_path = {{.Shim | printf "%q"}}
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
 BinaryName = {{.Runc | printf "%q"}}
+Root = {{.RuncRoot | printf "%q"}}
 SystemdCgroup = false
 `))
 
@@ -83,6 +87,8 @@ func render(p config.Paths, canLowerOOMScore bool) []byte {
 		"RestrictOOMScoreAdj": !canLowerOOMScore,
 		"Helpers":             p.Helpers(),
 		"CNIConf":             p.CNIConf(),
+		"ShimSockets":         p.ShimSockets(),
+		"RuncRoot":            p.Runc(),
 		"Shim":                filepath.Join(p.Helpers(), "containerd-shim-runc-v2"),
 		"Runc":                filepath.Join(p.Helpers(), "runc"),
 	}); err != nil {

@@ -1,7 +1,7 @@
 package containerd
 
 // The plugins of containerd that edgebox runs. Left out of containerd's own list: the snapshotters other than overlayfs,
-// erofs, the restart monitor (the kubelet and the engine restart), CRI's checkpointing, and the debug and metrics servers.
+// erofs, the restart monitor (the kubelet and the engine restart), /opt/containerd, and the debug and metrics servers.
 import (
 	_ "github.com/containerd/containerd/api/types/runc/options"
 	_ "github.com/containerd/containerd/v2/core/metrics/cgroups"
@@ -31,7 +31,6 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/services/leases"
 	_ "github.com/containerd/containerd/v2/plugins/services/mounts"
 	_ "github.com/containerd/containerd/v2/plugins/services/namespaces"
-	_ "github.com/containerd/containerd/v2/plugins/services/opt"
 	_ "github.com/containerd/containerd/v2/plugins/services/sandbox"
 	_ "github.com/containerd/containerd/v2/plugins/services/snapshots"
 	_ "github.com/containerd/containerd/v2/plugins/services/streaming"

@@ -1,5 +1,5 @@
-// Package host brings the kernel of a node into the state that Kubernetes' network needs: modules and sysctls. It
-// changes nothing that is set already, and nothing that a reboot does not undo.
+// Package host brings the kernel of a node into the state that Kubernetes' network needs. It changes nothing that is set
+// already, and nothing that a reboot does not undo. Modules are loaded before that, by pkg/preflight.
 package host
 
 import (
@@ -7,20 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// modules may be built in, or missing as files where the kernel needs none; what counts is what they bring.
-var modules = []struct{ name, brings string }{
-	{"overlay", ""},
-	{"br_netfilter", "/proc/sys/net/bridge/bridge-nf-call-iptables"},
-	{"nf_tables", ""},
-	{"vxlan", ""},
-}
 
 // sysctls and the values that they must have: forwarding for pods, and the bridge's traffic through netfilter, without
 // which a pod cannot reach a Service whose endpoint is on the same bridge.
@@ -43,18 +34,9 @@ func New() *Host { return &Host{proc: "/proc/sys"} }
 // Name implements component.Component.
 func (h *Host) Name() string { return "host" }
 
-// Prepare loads modules, sets sysctls, and lets mounts of pods propagate where the root is private, as it is without
+// Prepare sets sysctls, and lets mounts of pods propagate where the root is private, as it is without
 // systemd.
-func (h *Host) Prepare(ctx context.Context) error {
-	for _, m := range modules {
-		if m.brings != "" {
-			if _, err := os.Stat(m.brings); err == nil {
-				continue
-			}
-		}
-		// Absent modprobe, or a module that is built in, is no error: the sysctls and the components tell what is missing.
-		_ = exec.CommandContext(ctx, "modprobe", "-q", m.name).Run()
-	}
+func (h *Host) Prepare(context.Context) error {
 	var errs []error
 	for _, s := range sysctls {
 		errs = append(errs, h.set(s.name, s.value, s.optional))

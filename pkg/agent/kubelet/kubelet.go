@@ -100,6 +100,7 @@ func (k *Kubelet) configure(c *kubeletconfig.KubeletConfiguration) {
 	c.FailSwapOn = false
 	c.MakeIPTablesUtilChains = false
 	c.StaticPodPath = paths.StaticPods()
+	c.VolumePluginDir = paths.VolumePlugins()
 	c.ClusterDomain = k.cfg.ClusterDomain
 	for _, a := range k.cfg.ClusterDNS {
 		c.ClusterDNS = append(c.ClusterDNS, a.String())

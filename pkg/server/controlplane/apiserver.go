@@ -10,6 +10,7 @@ import (
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 
@@ -17,6 +18,9 @@ import (
 	"github.com/edgebox/edgebox/pkg/pki"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
+
+// shutdownTimeout is how long open requests may go on when the API server stops.
+const shutdownTimeout = time.Second
 
 // Store says where the API server keeps its objects: etcd URLs.
 type Store interface {
@@ -98,6 +102,9 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 	if errs := completed.Validate(); len(errs) > 0 {
 		return utilerrors.NewAggregate(errs)
 	}
+	if completed.InformerName, err = cache.NewInformerName("kube-apiserver"); err != nil {
+		return err
+	}
 	a.opts = completed
 	a.probe, err = newProber(fmt.Sprintf("https://%s/readyz", cfg.LocalAPI()), certs.CertFile(pki.ServerCA), certs.CertFile(pki.Admin), certs.KeyFile(pki.Admin))
 	return err
@@ -105,7 +112,30 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 
 // Run serves the API. It is ready when /readyz says so, which includes the bootstrap of RBAC's default roles.
 func (a *APIServer) Run(ctx context.Context, ready func()) error {
-	return runUntilReady(named(ctx, a.Name()), ready, func(ctx context.Context) error { return app.Run(ctx, a.opts) }, a.probe.probe)
+	return runUntilReady(named(ctx, a.Name()), ready, a.serve, a.probe.probe)
+}
+
+// serve is what upstream's Run does, but for the time that it gives open requests at the end: those are watches of
+// clients that are being stopped too, or will find the next server.
+func (a *APIServer) serve(ctx context.Context) error {
+	conf, err := app.NewConfig(a.opts)
+	if err != nil {
+		return err
+	}
+	completed, err := conf.Complete()
+	if err != nil {
+		return err
+	}
+	server, err := app.CreateServerChain(completed)
+	if err != nil {
+		return err
+	}
+	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return err
+	}
+	return prepared.Run(ctx)
 }
 
 // Check asks /readyz.
