@@ -103,7 +103,7 @@ func (n *nodes) start(ctx context.Context, wg *sync.WaitGroup) error {
 		return err
 	}
 	wg.Go(func() { n.informer.RunWithContext(ctx) })
-	if !cache.WaitForCacheSync(ctx.Done(), reg.HasSynced) {
+	if !cache.WaitFor(ctx, "", reg.HasSyncedChecker()) {
 		return ctx.Err()
 	}
 	return nil
