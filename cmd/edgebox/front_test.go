@@ -31,6 +31,7 @@ func golden(t *testing.T, name, have string) {
 
 func TestExitCodes(t *testing.T) {
 	h := newHost(t)
+	h.hidden = "yes"
 	for _, test := range []struct {
 		args string
 		code int

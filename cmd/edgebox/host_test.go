@@ -13,7 +13,8 @@ import (
 	"github.com/edgebox/edgebox/pkg/payload"
 )
 
-// The tests run the compiled front, with /run, /etc and /var/lib of their own, so that they neither see nor leave
+// The tests run the compiled front, with /run, /etc and /var of their own, and without control
+// groups where they uninstall, so that they neither see nor leave
 // anything on this machine.
 
 var (
@@ -67,9 +68,11 @@ func build(run func() int) (code int, err error) {
 // host is a machine as the front sees it.
 type host struct {
 	t   *testing.T
-	dir string // holds run, etc and lib
+	dir string // holds run, etc and var
 	uid string // runs as this user instead of root
 	env []string
+
+	hidden string // not empty: control groups, which are those of this machine, cannot be seen
 }
 
 func newHost(t *testing.T) *host {
@@ -80,7 +83,7 @@ func newHost(t *testing.T) *host {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	h := &host{t: t, dir: dir}
-	for _, sub := range []string{"run", "etc", "lib", "home"} {
+	for _, sub := range []string{"run", "etc", "var/lib", "var/log", "home"} {
 		if err := os.MkdirAll(h.path(sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -126,12 +129,12 @@ func (h *host) run(args ...string) result {
 // exec runs any command on the host.
 func (h *host) exec(stdin string, args ...string) result {
 	h.t.Helper()
-	const enter = `mount --bind "$H/run" /run && mount --bind "$H/etc" /etc && mount --bind "$H/lib" /var/lib &&
-		mount -t proc proc /proc && ip link set lo up && cd / || exit 99
+	const enter = `mount --bind "$H/run" /run && mount --bind "$H/etc" /etc && mount --bind "$H/var" /var &&
+		mount -t proc proc /proc && { [ -z "$C" ] || mount -t tmpfs none /sys/fs/cgroup; } && ip link set lo up && cd / || exit 99
 		if [ -n "$U" ]; then exec setpriv --reuid "$U" --clear-groups "$@"; fi
 		exec "$@"`
 	cmd := exec.Command("sh", append([]string{"-c", enter, "sh"}, args...)...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + h.path("home"), "H=" + h.dir, "U=" + h.uid}, h.env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + h.path("home"), "H=" + h.dir, "U=" + h.uid, "C=" + h.hidden}, h.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Unshareflags: syscall.CLONE_NEWNS}
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer

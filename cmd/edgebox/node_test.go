@@ -81,6 +81,16 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+func TestStatusWatch(t *testing.T) {
+	h := newHost(t)
+	asked := 0
+	h.serve(map[string]http.HandlerFunc{"GET /v1/status": func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		answer(admin.Status{Node: "box", Ready: asked > 1})(w, r)
+	}})
+	h.exec("", "timeout", "2.5", bare, "status", "--watch").want(t, 124, "box is not ready", "box is ready")
+}
+
 // A socket that nobody listens on any more, after a crash, is the same as none.
 func TestStatusOfDeadSocket(t *testing.T) {
 	h := newHost(t)

@@ -100,11 +100,16 @@ func configError(err error) error {
 }
 
 // target is the configuration of the node that a command acts on: the one that was started last since the machine
-// booted, unless the flags of c say which. What is wrong with the files does not matter here.
+// booted, unless the user says which. What is wrong with the files does not matter here.
 func (f *front) target(c *cli.Context) config.Config {
 	cfg, _ := f.load(c)
-	if c.IsSet("config") || flagGiven(c) {
+	if c.IsSet("config") || getenv(f.environ, config.FileEnv) != "" {
 		return cfg
+	}
+	for _, o := range config.Options() {
+		if slices.Contains([]string{"data-dir", "write-kubeconfig"}, o.Name) && (c.IsSet(o.Name) || getenv(f.environ, o.Env) != "") {
+			return cfg
+		}
 	}
 	file, err := os.Open(cfg.Paths().RunConfig())
 	if err != nil {
@@ -116,13 +121,4 @@ func (f *front) target(c *cli.Context) config.Config {
 		return cfg
 	}
 	return started
-}
-
-func flagGiven(c *cli.Context) bool {
-	for _, fl := range c.Command.Flags {
-		if o, ok := fl.(*optionFlag); ok && o.IsSet() {
-			return true
-		}
-	}
-	return false
 }

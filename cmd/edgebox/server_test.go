@@ -83,7 +83,7 @@ func TestServerBecomesTheNode(t *testing.T) {
 	if left.NodeName != "box" || left.Token != "" {
 		t.Errorf("the configuration left is of node %q with token %q", left.NodeName, left.Token)
 	}
-	if _, err := os.Stat(h.path("lib/edgebox/bin/current/kubectl")); err != nil {
+	if _, err := os.Stat(h.path("var/lib/edgebox/bin/current/kubectl")); err != nil {
 		t.Errorf("the payload is not in place: %v", err)
 	}
 }

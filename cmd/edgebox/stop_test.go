@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ const fakeNode = `mkdir -p /var/lib/edgebox && exec 9>/var/lib/edgebox/lock && f
 
 func TestStop(t *testing.T) {
 	h := newHost(t)
+	h.hidden = "yes"
 	h.exec("", "sh", "-c", `sh -c "$0" & until [ -e /var/lib/edgebox/up ]; do sleep 0.02; done; "$@"; code=$?; wait; exit $code`,
 		fakeNode, bare, "stop").want(t, 0, "told to stop\n", "stopped after ")
 	// The lock file stays, with the pid of a process that may be anyone's by now.
@@ -23,6 +25,7 @@ func TestStop(t *testing.T) {
 // Commands act on the node that was started last, also when it has another data dir than the configuration says.
 func TestStopFindsTheDataDir(t *testing.T) {
 	h := newHost(t)
+	h.hidden = "yes"
 	started := config.Defaults()
 	started.DataDir = "/var/lib/elsewhere"
 	var text strings.Builder
@@ -32,10 +35,20 @@ func TestStopFindsTheDataDir(t *testing.T) {
 	h.write("run/edgebox/config.json", text.String(), 0o600)
 	h.exec("", "sh", "-c", `mkdir -p /var/lib/elsewhere && echo broken > /var/lib/elsewhere/lock && exec flock /var/lib/elsewhere/lock "$@"`,
 		"sh", bare, "stop").want(t, 1, "/var/lib/elsewhere/lock is locked, but does not say by which pid")
+
+	// What the user says counts more.
+	h.run("stop", "--data-dir", "/var/lib/other").want(t, 1, "edgebox is not running on this machine")
+	h.env = []string{"EDGEBOX_DATA_DIR=/var/lib/other"}
+	h.write("var/lib/other/lock", "", 0o600)
+	h.run("uninstall", "--yes").want(t, 0, "removed file /var/lib/other")
+	if _, err := os.Stat(h.path("var/lib/elsewhere")); err != nil {
+		t.Errorf("uninstall took the data dir of another node: %v", err)
+	}
 }
 
 func TestUninstall(t *testing.T) {
 	h := newHost(t)
+	h.hidden = "yes"
 	h.write("etc/edgebox/kubeconfig.yaml", adminKubeconfig, 0o600)
 	h.exec("", "mkdir", "-p", "/var/lib/edgebox/server")
 	h.run("uninstall").want(t, 2, "this removes every volume and database of the cluster: confirm with --yes")
