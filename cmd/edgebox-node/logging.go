@@ -2,28 +2,45 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
+	"log"
 	"log/slog"
 	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
 )
 
-// setUpLogging sends edgebox's own lines and those of the upstream projects, which use klog and logrus, to one handler.
-// Of upstream only warnings and errors are shown unless debug is set: an idle server should have nothing to say.
-func setUpLogging(debug bool) {
-	level, upstream := slog.LevelInfo, slog.LevelWarn
+// logs sends edgebox's own lines and those of the upstream projects, which use klog and logrus, to standard error.
+//
+// Of upstream only warnings and errors count, unless debug is set. While the parts of a cluster start and stop side by
+// side they complain about each other, so those lines are held back at first: shown if the boot fails, else dropped.
+type logs struct {
+	upstream *gate
+}
+
+func setUpLogging(debug bool) *logs {
+	level, foreign := slog.LevelInfo, slog.LevelWarn
 	if debug {
-		level, upstream = slog.LevelDebug, slog.LevelInfo
+		level, foreign = slog.LevelDebug, slog.LevelInfo
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
-	foreign := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: upstream}))
+	l := &logs{upstream: &gate{
+		Handler: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: foreign}),
+		state:   &gateState{hold: !debug},
+	}}
 
 	// Several components of one process apply logging options; all but the first would fail.
 	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
-	klog.SetSlogLogger(foreign)
+	klog.SetSlogLogger(slog.New(l.upstream))
+	// flannel calls Fatal when it cannot watch links: that ends its goroutine, and its component says the rest.
+	klog.OsExit = func(int) { runtime.Goexit() }
 
 	logrus.SetOutput(io.Discard)
 	if debug {
@@ -31,7 +48,86 @@ func setUpLogging(debug bool) {
 	} else {
 		logrus.SetLevel(logrus.WarnLevel)
 	}
-	logrus.AddHook(logrusHook{foreign})
+	logrus.AddHook(logrusHook{slog.New(l.upstream)})
+	log.SetFlags(0)
+	log.SetOutput(&stdlog{slog.New(l.upstream)})
+	return l
+}
+
+// stdlog passes on lines of the standard library's logger, which CoreDNS uses with the level as a prefix.
+type stdlog struct{ to *slog.Logger }
+
+func (s *stdlog) Write(line []byte) (int, error) {
+	msg, level := string(bytes.TrimSpace(line)), slog.LevelInfo
+	for prefix, l := range map[string]slog.Level{"[ERROR] ": slog.LevelError, "[WARNING] ": slog.LevelWarn, "[INFO] ": slog.LevelInfo} {
+		if rest, ok := strings.CutPrefix(msg, prefix); ok {
+			msg, level = rest, l
+		}
+	}
+	s.to.Log(context.Background(), level, msg)
+	return len(line), nil
+}
+
+// booted drops what was held back and lets the rest through.
+func (l *logs) booted() { l.upstream.state.release(false) }
+
+// stopping holds lines back again, until failed or the end.
+func (l *logs) stopping() { l.upstream.state.close() }
+
+// failed shows what was held back.
+func (l *logs) failed() { l.upstream.state.release(true) }
+
+// maxHeld is how many lines a gate keeps; the oldest go first.
+const maxHeld = 200
+
+// gate is a slog.Handler that can hold records back.
+type gate struct {
+	slog.Handler
+	state *gateState
+}
+
+type gateState struct {
+	mu   sync.Mutex
+	hold bool
+	held []func()
+}
+
+func (g *gate) Handle(ctx context.Context, r slog.Record) error {
+	s := g.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.hold {
+		return g.Handler.Handle(ctx, r)
+	}
+	if len(s.held) == maxHeld {
+		s.held = slices.Delete(s.held, 0, 1)
+	}
+	r = r.Clone()
+	s.held = append(s.held, func() { _ = g.Handler.Handle(context.Background(), r) })
+	return nil
+}
+
+func (g *gate) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &gate{g.Handler.WithAttrs(attrs), g.state}
+}
+
+func (g *gate) WithGroup(name string) slog.Handler { return &gate{g.Handler.WithGroup(name), g.state} }
+
+func (s *gateState) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hold = true
+}
+
+func (s *gateState) release(show bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if show {
+		for _, print := range s.held {
+			print()
+		}
+	}
+	s.hold, s.held = false, nil
 }
 
 // logrusHook passes the entries of logrus on.
@@ -53,6 +149,10 @@ func (h logrusHook) Fire(e *logrus.Entry) error {
 	for k, v := range e.Data {
 		attrs = append(attrs, slog.Any(k, v))
 	}
-	h.to.LogAttrs(e.Context, level, string(bytes.TrimSpace([]byte(e.Message))), attrs...)
+	ctx := e.Context
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	h.to.LogAttrs(ctx, level, string(bytes.TrimSpace([]byte(e.Message))), attrs...)
 	return nil
 }

@@ -44,7 +44,7 @@ func run() error {
 	defer lock.Close()
 
 	notify := newNotifier()
-	setUpLogging(cfg.Debug)
+	logs := setUpLogging(cfg.Debug)
 	tuneMemory()
 	// Helpers come first, so that a component that runs nft or a CNI plugin by name gets ours.
 	if err := os.Setenv("PATH", cfg.Paths().Helpers()+string(filepath.ListSeparator)+os.Getenv("PATH")); err != nil {
@@ -71,16 +71,20 @@ func run() error {
 	go func() {
 		select {
 		case <-g.Ready():
+			logs.booted()
 			report.ready()
 			notify("READY=1")
 		case <-ctx.Done():
 		}
 	}()
 	context.AfterFunc(ctx, func() {
+		logs.stopping()
 		slog.Info("stopping; pods keep running")
 		notify("STOPPING=1")
 	})
-	err = g.Run(ctx)
+	if err = g.Run(ctx); err != nil {
+		logs.failed()
+	}
 	slog.Info("stopped", "took", time.Since(start).Round(time.Second))
 	return err
 }
