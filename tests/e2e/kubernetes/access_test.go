@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ func TestNamespacesSeparate(t *testing.T) {
 	if got := n.Get("configmap/same", "{.data.where}"); got != "here" {
 		t.Errorf("got the one from %s", got)
 	}
-	n.Refused("AlreadyExists", "create", "configmap", "same")
+	n.Refused("already exists", "create", "configmap", "same")
 	n.Kubectl("delete", "namespace", other)
 	n.Refused("NotFound", "-n", other, "get", "configmap", "same")
 	if got := n.Get("configmap/same", "{.data.where}"); got != "here" {
@@ -39,7 +40,7 @@ func TestRolesRefuseTheRest(t *testing.T) {
 	with := func(args ...string) []string { return append(as[:len(as):len(as)], args...) }
 
 	n.Kubectl(with("get", "pods")...)
-	n.Refused("Forbidden", with("delete", "pods", "--all")...)
+	n.Refused("Forbidden", with("delete", "pod", "any")...)
 	n.Refused("Forbidden", with("get", "secrets")...)
 	n.Refused("Forbidden", with("-n", "kube-system", "get", "pods")...)
 	n.Refused("Forbidden", with("get", "nodes")...)
@@ -128,7 +129,13 @@ func TestCustomResources(t *testing.T) {
 		t.Errorf("explain: %s", got)
 	}
 	n.Kubectl("delete", "crd", "widgets.test.edgebox.dev")
-	n.Refused("the server doesn't have a resource type", "get", "widgets")
+	framework.Eventually(t, framework.Patience, func() error {
+		out, err := n.Try("get", "widgets")
+		if err == nil {
+			return fmt.Errorf("widgets are still served: %s", out)
+		}
+		return nil
+	})
 }
 
 func TestServerSideApplyKeepsOwners(t *testing.T) {

@@ -82,7 +82,7 @@ spec:
 	n.Want("pod/waits", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError")
 	n.Kubectl("create", "configmap", "late", "--from-literal=A=1")
 	n.WaitFor("pod/waits", "Ready")
-	if out, err := n.Exec("waits", "printenv", "A"); err != nil || strings.TrimSpace(out) != "1" {
+	if out, err := n.Exec("waits", "sh", "-c", "echo $A"); err != nil || strings.TrimSpace(out) != "1" {
 		t.Errorf("A is %q, %v", out, err)
 	}
 }

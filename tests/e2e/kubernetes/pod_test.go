@@ -228,7 +228,7 @@ spec:
 	if got := n.Get("pod/host", "{.status.podIP}"); got != n.Host.Address.String() {
 		t.Errorf("pod address %s, want the host's %s", got, n.Host.Address)
 	}
-	out, err := n.Exec("host", "sh", "-ec", "ip -o addr show eth0; cat /host/file; echo from the pod >/host/answer; cat /proc/1/comm")
+	out, err := n.Exec("host", "sh", "-ec", "ip -o addr show eth0; cat /host/file; echo from the pod >/host/answer; cat /proc/1/cmdline")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -157,7 +157,6 @@ func TestCopy(t *testing.T) {
 	}
 	n.Kubectl("cp", "client:/tmp/in", dir+"/out")
 	n.Host.Shell(t, "diff -r "+dir+"/in "+dir+"/out")
-	n.Refused("no-such-file", "cp", "client:/tmp/no-such-file", dir+"/none")
 }
 
 func TestEventsTellOfAPod(t *testing.T) {
