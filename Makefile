@@ -35,7 +35,7 @@ build: ## bin/edgebox: ARCH=amd64|arm64|armv7, LEVEL=fast|best
 	scripts/helpers.sh $(ARCH)
 	$(TARGET) go build -o $(BUILD)/edgebox-node -ldflags '-s -w $(STAMPS) $(KUBE_STAMPS) -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD)' ./cmd/edgebox-node
 	$(TARGET) go build -o $(BUILD)/kubectl -ldflags '-s -w $(KUBE_STAMPS)' k8s.io/kubernetes/cmd/kubectl
-	$(TARGET) go build -o $(BUILD)/edgebox -ldflags '-s -w $(STAMPS)' ./cmd/edgebox
+	$(TARGET) go build -tags urfave_cli_no_docs -o $(BUILD)/edgebox -ldflags '-s -w $(STAMPS)' ./cmd/edgebox
 	go run ./scripts/pack -o $(OUT) -level $(LEVEL) -front $(BUILD)/edgebox $(BUILD)/edgebox-node $(BUILD)/kubectl $(HELPERS)
 	@ls -l $(OUT)
 

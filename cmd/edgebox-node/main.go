@@ -17,6 +17,8 @@ import (
 	"github.com/edgebox/edgebox/pkg/admin"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/durable"
+	"github.com/edgebox/edgebox/pkg/payload"
 	"github.com/edgebox/edgebox/pkg/server"
 	"github.com/edgebox/edgebox/pkg/version"
 )
@@ -42,6 +44,10 @@ func run() error {
 		return err
 	}
 	defer lock.Close()
+	// Tells an older edgebox that it should not touch this data.
+	if err := durable.WriteFile(cfg.Paths().Version(), []byte(version.Version+"\n"), 0o644); err != nil {
+		return err
+	}
 
 	notify := newNotifier()
 	logs := setUpLogging(cfg.Debug)
@@ -73,6 +79,7 @@ func run() error {
 		case <-g.Ready():
 			logs.booted()
 			report.ready()
+			settleBinaries(cfg.Paths())
 			notify("READY=1")
 		case <-ctx.Done():
 		}
@@ -87,6 +94,18 @@ func run() error {
 	}
 	slog.Info("stopped", "took", time.Since(start).Round(time.Second))
 	return err
+}
+
+// settleBinaries makes what the front unpacked durable, and removes payloads of versions before the last. Both can wait
+// until the boot is over.
+func settleBinaries(paths config.Paths) {
+	dir, err := filepath.EvalSymlinks(paths.Helpers())
+	if err == nil {
+		err = payload.Sync(dir)
+	}
+	if err = errors.Join(err, payload.Prune(paths.Bin())); err != nil {
+		slog.Warn("binaries are not settled on the disk; the next start checks them again", "err", err)
+	}
 }
 
 // lockDataDir makes sure that one process alone uses the data dir, and leaves its pid there for `edgebox stop`.

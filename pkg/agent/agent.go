@@ -25,10 +25,10 @@ func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *compon
 	kl := g.Add(kubelet.New(cfg, id), component.After(ctr, api))
 	ready := []*component.Node{kl}
 
-	if !cfg.Disabled("kube-proxy") {
+	if !cfg.Disabled(config.KubeProxy) {
 		ready = append(ready, g.Add(component.Restart(proxy.New(cfg, id.Kubeconfig)), component.After(hst, api)))
 	}
-	if !cfg.Disabled("flannel") && cfg.FlannelBackend != "none" {
+	if !cfg.Disabled(config.Flannel) {
 		net := flannel.New(flannel.Config{
 			Client:       func() (kubernetes.Interface, error) { return upstream.Client(id.Kubeconfig, "flannel") },
 			NodeName:     cfg.NodeName,
@@ -41,7 +41,7 @@ func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *compon
 		})
 		fl := g.Add(component.Restart(net), component.After(hst, api))
 		ready = append(ready, fl)
-		if !cfg.Disabled("dns") {
+		if !cfg.Disabled(config.DNS) {
 			g.Add(component.Restart(dns.NewServer(dns.ServerConfig{
 				API:       func() (*rest.Config, error) { return upstream.ClientConfig(id.Kubeconfig, "dns") },
 				Addresses: net.Gateways,

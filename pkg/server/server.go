@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/edgebox/edgebox/pkg/admin"
+	"github.com/edgebox/edgebox/pkg/admin/adminserver"
 	"github.com/edgebox/edgebox/pkg/agent"
 	"github.com/edgebox/edgebox/pkg/agent/kubelet"
 	"github.com/edgebox/edgebox/pkg/component"
@@ -26,7 +27,7 @@ import (
 func Add(g *component.Graph, cfg config.Config, status func(context.Context) admin.Status) {
 	certs := pki.New(cfg.Paths().PKI())
 	store := datastore.New(cfg)
-	adm := admin.New(cfg.Paths().AdminSocket(), status)
+	adm := adminserver.New(cfg.Paths().AdminSocket(), status)
 	adminConfig := cfg.Paths().Kubeconfig(pki.Admin)
 
 	g.Add(adm)
@@ -36,7 +37,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(component.Restart(controlplane.NewControllerManager(cfg, certs, !store.Alone())), component.After(api))
 	g.Add(component.Restart(controlplane.NewScheduler(cfg, certs, !store.Alone())), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
-	if !cfg.Disabled("dns") {
+	if !cfg.Disabled(config.DNS) {
 		g.Add(component.Restart(dns.NewService(dns.ServiceConfig{
 			Client:    func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "dns-service") },
 			ClusterIP: cfg.ClusterDNS,
@@ -51,7 +52,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 		ServingCert: certs.CertFile(pki.Kubelet),
 		ServingKey:  certs.KeyFile(pki.Kubelet),
 	}, boot)
-	admin.ServeImages(adm, images)
+	adminserver.ServeImages(adm, images)
 }
 
 // identities lists the certificates and kubeconfigs of a server.
