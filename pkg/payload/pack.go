@@ -16,14 +16,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A Compressor returns raw as one zstd frame. It must be deterministic and is
-// called from several goroutines.
+// A Compressor returns raw as one zstd frame, with zstd's checksum. It must be
+// deterministic and is called from several goroutines.
 type Compressor func(raw []byte) ([]byte, error)
 
 // Fast is the Compressor for daily builds.
 func Fast() Compressor {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(maxFrameSize))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(maxFrameSize))
 	if err != nil {
 		panic(err) // only for options that contradict each other
 	}
@@ -89,7 +88,11 @@ func pack(w io.Writer, front string, files []string, l *layout, compress Compres
 		if _, err := w.Write(f); err != nil {
 			return err
 		}
-		l.index.Frames = append(l.index.Frames, frame{Compressed: int64(len(f)), Size: int64(len(l.contents[i]))})
+		l.index.Frames = append(l.index.Frames, frame{
+			Compressed: int64(len(f)),
+			Size:       int64(len(l.contents[i])),
+			SHA256:     sum(f),
+		})
 		end += int64(len(f))
 	}
 

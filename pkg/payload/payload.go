@@ -11,11 +11,13 @@
 //
 // A big file has a frame per chunk, so that it is decompressed and checked on all
 // cores. The small ones share a frame: Go programs hold much of the same code, and
-// together the helper binaries take 40 % less. Every chunk's SHA-256 is in the index,
-// and the index's own SHA-256 names the directory that files are unpacked into, so
-// one hash stands for all of it. The payload is
-// appended to the front and not embedded by the compiler: a plain `go build`
-// needs no artefact and gives a front that works without one (ErrNoPayload).
+// together the helper binaries take 40 % less. The SHA-256 of every frame and chunk
+// is in the index, and the index's own SHA-256 names the directory that files are
+// unpacked into, so one hash stands for all of it.
+//
+// The payload is appended to the front and not embedded by the compiler: a plain
+// `go build` needs no artefact and gives a front that works without one
+// (ErrNoPayload).
 //
 // On disk the package owns one directory, given by the caller:
 //
@@ -76,8 +78,9 @@ type index struct {
 
 // frame is a zstd frame. Its place follows from the frames before it.
 type frame struct {
-	Compressed int64 `json:"compressed"`
-	Size       int64 `json:"size"`
+	Compressed int64  `json:"compressed"`
+	Size       int64  `json:"size"`
+	SHA256     string `json:"sha256"` // compressed
 }
 
 // entry is a File with where its content is.

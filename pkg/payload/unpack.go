@@ -55,7 +55,12 @@ func (p *Payload) Unpack(dir string, names ...string) (binDir string, err error)
 // Verify decompresses and checks everything without writing it. A file that was
 // just downloaded is checked this way before it replaces the running one.
 func (p *Payload) Verify() error {
-	return p.eachChunk(p.index.Files, func(int, int64, []byte) error { return nil })
+	return p.eachChunk(p.index.Files, func(c piece, raw []byte) error {
+		if sum(raw) != c.SHA256 {
+			return p.damaged("a chunk of " + p.index.Files[c.entry].Name + " has another checksum")
+		}
+		return nil
+	})
 }
 
 // unpack does the work of Unpack under the lock.
@@ -186,9 +191,9 @@ func (p *Payload) write(binDir string, entries []entry) (err error) {
 			}
 		}
 	}
-	return p.eachChunk(entries, func(i int, at int64, raw []byte) error {
-		o := outputs[i]
-		if _, err := p.disk.writeAt(o.tmp, raw, at); err != nil {
+	return p.eachChunk(entries, func(c piece, raw []byte) error {
+		o := outputs[c.entry]
+		if _, err := p.disk.writeAt(o.tmp, raw, c.place); err != nil {
 			return err
 		}
 		if o.pending.Add(-1) == 0 {
@@ -205,15 +210,16 @@ func (p *Payload) finish(binDir string, o *output) error {
 	return p.disk.rename(o.tmp.Name(), filepath.Join(binDir, o.entry.Name))
 }
 
-// eachChunk decompresses the entries on all cores and calls do with each verified
-// chunk: the number of its entry, its place in that file, and its content, which is
-// valid until do returns.
-func (p *Payload) eachChunk(entries []entry, do func(i int, at int64, raw []byte) error) error {
-	type piece struct {
-		chunk
-		entry int
-		place int64
-	}
+// piece is a chunk to be unpacked.
+type piece struct {
+	chunk
+	entry int   // number of the file
+	place int64 // in the file
+}
+
+// eachChunk decompresses the entries on all cores and calls do with each of their
+// chunks and its content, which is valid until do returns.
+func (p *Payload) eachChunk(entries []entry, do func(c piece, raw []byte) error) error {
 	pieces := map[int][]piece{} // by frame
 	for i, e := range entries {
 		places := placesOf(e)
@@ -231,11 +237,7 @@ func (p *Payload) eachChunk(entries []entry, do func(i int, at int64, raw []byte
 			return err
 		}
 		for _, c := range pieces[frames[i]] {
-			raw := content[c.At : c.At+c.Size]
-			if sum(raw) != c.SHA256 {
-				return p.damaged("a chunk of " + entries[c.entry].Name + " has another checksum")
-			}
-			if err := do(c.entry, c.place, raw); err != nil {
+			if err := do(c, content[c.At:c.At+c.Size]); err != nil {
 				return err
 			}
 		}
@@ -243,7 +245,9 @@ func (p *Payload) eachChunk(entries []entry, do func(i int, at int64, raw []byte
 	})
 }
 
-// decode returns the content of a frame, valid until the next use of s.
+// decode returns the content of a frame, valid until the next use of s. The SHA-256
+// is that of the compressed frame, which is a third of the work: that the content is
+// right then follows, and zstd's own checksum of it tells of bad memory.
 func (p *Payload) decode(i int, s *scratch) ([]byte, error) {
 	f := p.index.Frames[i]
 	packed := grow(&s.in, f.Compressed)
@@ -253,12 +257,14 @@ func (p *Payload) decode(i int, s *scratch) ([]byte, error) {
 		}
 		return nil, err
 	}
+	if sum(packed) != f.SHA256 {
+		return nil, p.damaged("a frame has another checksum")
+	}
 	if s.dec == nil {
 		var err error
 		s.dec, err = zstd.NewReader(nil,
 			zstd.WithDecoderConcurrency(1),
 			zstd.WithDecoderMaxMemory(maxFrameSize),
-			zstd.IgnoreChecksum(true), // the SHA-256 is checked
 		)
 		if err != nil {
 			return nil, err

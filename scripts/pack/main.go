@@ -49,7 +49,7 @@ func run(out, front, level string, files []string) error {
 
 // best is the stock zstd command, which compresses further than the Go encoder.
 func best(raw []byte) ([]byte, error) {
-	cmd := exec.Command("zstd", "-q", "-c", "--ultra", "-22", "--no-check", "--single-thread",
+	cmd := exec.Command("zstd", "-q", "-c", "--ultra", "-22", "--single-thread",
 		// The size bounds the window, and with it the memory of the decoder.
 		fmt.Sprintf("--stream-size=%d", len(raw)))
 	cmd.Stdin = bytes.NewReader(raw)
