@@ -144,14 +144,15 @@ func (n *Namespace) Kubectl(args ...string) string {
 	return out
 }
 
-// Refused runs kubectl in the namespace, and fails the test unless it fails and its message has want in it.
+// Refused runs kubectl in the namespace, and fails the test unless it fails and its message has want in it, in
+// capitals or not.
 func (n *Namespace) Refused(want string, args ...string) {
 	n.t.Helper()
 	out, err := n.Try(args...)
 	if err == nil {
 		n.t.Fatalf("kubectl %s was not refused: %s", strings.Join(args, " "), out)
 	}
-	if !strings.Contains(err.Error(), want) {
+	if !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(want)) {
 		n.t.Fatalf("kubectl %s: got %v, want %q", strings.Join(args, " "), err, want)
 	}
 }

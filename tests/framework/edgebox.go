@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -222,24 +221,16 @@ func (h *Host) Dump(t testing.TB) {
 		return
 	}
 	t.Logf("host %s: end of the server's log:\n%s", h.Name, tail(h.Logs(), 80))
-	for _, args := range [][]string{
-		{Binary, "status"},
-		{Binary, "kubectl", "get", "all,events", "-A", "--request-timeout=10s"},
-		{"sh", "-c", "dmesg | grep -v port[0-9] | tail -n 20"},
-	} {
+	commands := [][]string{{"sh", "-c", "dmesg | grep -iE 'oom|killed|segfault|panic|error' | tail -n 20"}}
+	if h.ServerPID() != 0 {
+		commands = append(commands, []string{Binary, "status"},
+			[]string{Binary, "kubectl", "get", "all,events", "-A", "--request-timeout=10s"})
+	}
+	for _, args := range commands {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // t.Context has ended by now
-		cmd := h.Command(ctx, args...)
-		var out strings.Builder
-		cmd.Stdout = &out
-		cmd.Stderr = io.Discard
-		err := cmd.Start()
-		if err == nil {
-			err = cmd.Wait()
-		}
-		if ctx.Err() == nil {
-			t.Logf("host %s: %s: %v\n%s", h.Name, strings.Join(args, " "), err, out.String())
-		}
+		out, err := h.Run(ctx, args...)
 		cancel()
+		t.Logf("host %s: %s: %v\n%s", h.Name, strings.Join(args, " "), err, out)
 	}
 }
 

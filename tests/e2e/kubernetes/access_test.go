@@ -20,11 +20,11 @@ func TestNamespacesSeparate(t *testing.T) {
 	}
 	n.Refused("already exists", "create", "configmap", "same")
 	n.Kubectl("delete", "namespace", other)
-	n.Refused("NotFound", "-n", other, "get", "configmap", "same")
+	n.Refused("not found", "-n", other, "get", "configmap", "same")
 	if got := n.Get("configmap/same", "{.data.where}"); got != "here" {
 		t.Errorf("got the one from %s", got)
 	}
-	n.Refused("NotFound", "-n", other, "create", "configmap", "more")
+	n.Refused("not found", "-n", other, "create", "configmap", "more")
 }
 
 func TestRolesRefuseTheRest(t *testing.T) {
@@ -40,11 +40,11 @@ func TestRolesRefuseTheRest(t *testing.T) {
 	with := func(args ...string) []string { return append(as[:len(as):len(as)], args...) }
 
 	n.Kubectl(with("get", "pods")...)
-	n.Refused("Forbidden", with("delete", "pod", "any")...)
-	n.Refused("Forbidden", with("get", "secrets")...)
-	n.Refused("Forbidden", with("-n", "kube-system", "get", "pods")...)
-	n.Refused("Forbidden", with("get", "nodes")...)
-	n.Refused("Forbidden", with("create", "clusterrolebinding", "grab", "--clusterrole=cluster-admin", "--serviceaccount="+n.Name+":reader")...)
+	n.Refused("forbidden", with("delete", "pod", "any")...)
+	n.Refused("forbidden", with("get", "secrets")...)
+	n.Refused("forbidden", with("-n", "kube-system", "get", "pods")...)
+	n.Refused("forbidden", with("get", "nodes")...)
+	n.Refused("forbidden", with("create", "clusterrolebinding", "grab", "--clusterrole=cluster-admin", "--serviceaccount="+n.Name+":reader")...)
 
 	as[3] = "--token=" + token[:len(token)-8] + "AAAAAAAA"
 	n.Refused("", with("get", "pods")...)
@@ -55,27 +55,24 @@ func TestRolesRefuseTheRest(t *testing.T) {
 	n.Refused("", with("get", "pods", "--username=admin", "--password=admin")...)
 }
 
-// What client libraries do in a pod: the mounted token, the kubernetes Service, its name.
 func TestPodReachesAPIWithItsToken(t *testing.T) {
 	n := namespace(t)
 	n.Kubectl("create", "role", "reader", "--verb=list", "--resource=pods")
 	n.Kubectl("create", "rolebinding", "reader", "--role=reader", "--serviceaccount="+n.Name+":default")
-	n.Client()
-	get := func(resource string) (string, error) {
-		return n.Exec("client", "sh", "-c", `timeout 10 wget -qO- --no-check-certificate \
-			--header "Authorization: Bearer $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" \
-			https://kubernetes.default.svc/api/v1/namespaces/`+n.Name+`/`+resource)
+	bin, err := framework.GoBinary("./tests/e2e/kubernetes/incluster")
+	if err != nil {
+		t.Fatal(err)
 	}
-	framework.Eventually(t, framework.Patience, func() error {
-		_, err := get("pods")
-		return err
-	})
-	out, err := get("pods")
-	if err != nil || !strings.Contains(out, `"name": "client"`) && !strings.Contains(out, `"name":"client"`) {
-		t.Errorf("pods: %.300s %v", out, err)
+	image := framework.Image{Ref: "incluster:e2e", Files: map[string]string{"incluster": bin}, Entrypoint: []string{"/incluster"}}
+	if err := n.Host.Import(t.Context(), image); err != nil {
+		t.Fatal(err)
 	}
-	if out, err := get("secrets"); err == nil || !strings.Contains(err.Error(), "403") {
-		t.Errorf("secrets: %.300s %v", out, err)
+	for resource, want := range map[string]string{"pods": "200", "secrets": "403"} {
+		n.Kubectl("run", resource, "--image=incluster:e2e", "--restart=Never", "--", "/api/v1/namespaces/"+n.Name+"/"+resource)
+		n.Want("pod/"+resource, "{.status.phase}", "Succeeded")
+		if got := n.Kubectl("logs", resource); !strings.HasPrefix(got, want+"\n") {
+			t.Errorf("%s: %.300s", resource, got)
+		}
 	}
 }
 

@@ -183,7 +183,7 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 	if framework.ExitCode(err) <= 0 {
 		t.Fatalf("on a bad host: %s %v", out, err)
 	}
-	for _, want := range []string{"6443", "Bad_Name"} {
+	for _, want := range []string{"6443", "bad_name"} {
 		if !strings.Contains(out+err.Error(), want) {
 			t.Errorf("check does not tell of %s:\n%s%v", want, out, err)
 		}
