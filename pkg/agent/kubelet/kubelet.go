@@ -108,6 +108,7 @@ func (k *Kubelet) configure(c *kubeletconfig.KubeletConfiguration) {
 	c.Authentication.Anonymous.Enabled = false
 	c.Authentication.Webhook.Enabled = true
 	c.Authentication.X509.ClientCAFile = k.id.ClientCA
+	c.ReadOnlyPort = 0
 	c.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
 	c.TLSCertFile = k.id.ServingCert
 	c.TLSPrivateKeyFile = k.id.ServingKey

@@ -19,7 +19,8 @@ import (
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
-// shutdownTimeout is how long open requests may go on when the API server stops.
+// shutdownTimeout is how long open requests may go on when the API server stops. They are watches of clients that are
+// being stopped too, or that will find the next server; upstream gives them a minute.
 const shutdownTimeout = time.Second
 
 // Store says where the API server keeps its objects: etcd URLs.
@@ -115,12 +116,17 @@ func (a *APIServer) Run(ctx context.Context, ready func()) error {
 	return runUntilReady(named(ctx, a.Name()), ready, a.serve, a.probe.probe)
 }
 
-// serve is what upstream's Run does, but for the time that it gives open requests at the end: those are watches of
-// clients that are being stopped too, or will find the next server.
+// serve is what upstream's Run does, with three differences: see replacedHooks, serveOpenAPIV2WhenAsked, shutdownTimeout.
 func (a *APIServer) serve(ctx context.Context) error {
 	conf, err := app.NewConfig(a.opts)
 	if err != nil {
 		return err
+	}
+	generic := conf.KubeAPIs.ControlPlane.Generic
+	openAPI := generic.OpenAPIConfig
+	generic.OpenAPIConfig = nil
+	for name := range replacedHooks {
+		generic.DisabledPostStartHooks.Insert(name)
 	}
 	completed, err := conf.Complete()
 	if err != nil {
@@ -128,6 +134,12 @@ func (a *APIServer) serve(ctx context.Context) error {
 	}
 	server, err := app.CreateServerChain(completed)
 	if err != nil {
+		return err
+	}
+	if err := serveOpenAPIV2WhenAsked(server.GenericAPIServer, openAPI); err != nil {
+		return err
+	}
+	if err := addHooks(server.GenericAPIServer); err != nil {
 		return err
 	}
 	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout

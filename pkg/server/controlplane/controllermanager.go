@@ -60,6 +60,8 @@ func (c *ControllerManager) Prepare(context.Context) error {
 		"service-cluster-ip-range":         joinStrings(c.cfg.ServiceCIDR),
 		"controllers":                      "*,tokencleaner,bootstrapsigner",
 		"leader-elect":                     strconv.FormatBool(c.leaderElect),
+		"kube-api-qps":                     requestsPerSecond,
+		"kube-api-burst":                   requestsPerSecond,
 		"bind-address":                     "127.0.0.1",
 		"secure-port":                      strconv.Itoa(controllerManagerPort),
 		"tls-cert-file":                    certs.CertFile(pki.APIServer),

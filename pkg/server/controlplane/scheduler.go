@@ -39,6 +39,8 @@ func (s *Scheduler) Prepare(context.Context) error {
 		"authentication-kubeconfig": kubeconfig,
 		"authorization-kubeconfig":  kubeconfig,
 		"leader-elect":              strconv.FormatBool(s.leaderElect),
+		"kube-api-qps":              requestsPerSecond,
+		"kube-api-burst":            requestsPerSecond,
 		"bind-address":              "127.0.0.1",
 		"secure-port":               strconv.Itoa(schedulerPort),
 		"tls-cert-file":             certs.CertFile(pki.APIServer),
