@@ -32,6 +32,6 @@ done
 [ -n "$missing" ] || exit 0
 
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
+apt-get update -qq || echo "deps.sh: going on with the package lists that are here" >&2
 # shellcheck disable=SC2086 # a list of words
 apt-get install -qq -y --no-install-recommends $missing >/dev/null

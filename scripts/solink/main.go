@@ -11,8 +11,8 @@
 //	gcc -static -no-pie main.c nftables.s -Wl,-T,nftables.ld …
 //
 // Segments keep their permissions, and what the loader would make read-only after
-// relocation is read-only from the start. Constructors, thread-local storage and
-// relocations that it does not know are refused.
+// relocation is read-only from the start. Constructors run as they would. Thread-local
+// storage and relocations that it does not know are refused.
 package main
 
 import (
@@ -65,6 +65,8 @@ type library struct {
 	imported map[uint64]string // words that the linker fills in: expression by offset
 	weak     []string
 	exported map[string]uint64 // offset by name
+
+	constructors []uint64 // where the image has their addresses
 }
 
 // segment is a part of the image with one permission.
@@ -112,7 +114,7 @@ func load(path string, base uint64) (*library, error) {
 		return nil, fmt.Errorf("machine %v is not supported", f.Machine)
 	}
 	lib := &library{base: base, arch: a, imported: map[uint64]string{}, exported: map[string]uint64{}}
-	if err := lib.map_(f); err != nil {
+	if err := lib.layOut(f); err != nil {
 		return nil, err
 	}
 	if err := lib.relocate(f); err != nil {
@@ -121,11 +123,11 @@ func load(path string, base uint64) (*library, error) {
 	return lib, nil
 }
 
-func (lib *library) map_(f *elf.File) error {
-	// One entry is the compiler's own frame_dummy, which has nothing to do in a
-	// static executable.
-	if s := f.Section(".init_array"); s != nil && s.Size > lib.arch.size {
-		return errors.New("it has constructors")
+func (lib *library) layOut(f *elf.File) error {
+	if s := f.Section(".init_array"); s != nil {
+		for at := s.Addr; at < s.Addr+s.Size; at += lib.arch.size {
+			lib.constructors = append(lib.constructors, at)
+		}
 	}
 	var relro uint64 // end of what is read-only after relocation
 	for _, p := range f.Progs {
@@ -154,7 +156,9 @@ func (lib *library) map_(f *elf.File) error {
 		case p.Flags&elf.PF_W == 0:
 			lib.ranges = append(lib.ranges, segment{start, end, "a"})
 		default:
-			if relro > start && relro < end {
+			// Where pages may be as big as the alignment, a smaller step cannot be
+			// a change of permission.
+			if relro > start && relro < end && relro%p.Align == 0 {
 				lib.ranges = append(lib.ranges, segment{start, relro, "a"})
 				start = relro
 			}
@@ -188,7 +192,7 @@ func (lib *library) relocate(f *elf.File) error {
 		switch {
 		case s.Section == elf.SHN_UNDEF && elf.ST_BIND(s.Info) == elf.STB_WEAK:
 			lib.weak = append(lib.weak, s.Name)
-		case s.Section != elf.SHN_UNDEF && elf.ST_BIND(s.Info) == elf.STB_GLOBAL:
+		case s.Section < elf.SHN_LORESERVE && elf.ST_BIND(s.Info) == elf.STB_GLOBAL && s.Section != elf.SHN_UNDEF:
 			lib.exported[s.Name] = s.Value
 		}
 	}
@@ -249,6 +253,10 @@ func (lib *library) assembly(name, image string) []byte {
 	}
 	for _, s := range slices.Sorted(maps.Keys(lib.exported)) {
 		fmt.Fprintf(&b, ".globl %s\n.set %[1]s, %#x\n", s, lib.base+lib.exported[s])
+	}
+	b.WriteString(".section .init_array, \"aw\", %init_array\n")
+	for _, at := range lib.constructors {
+		fmt.Fprintf(&b, ".incbin %q, %d, %d\n", image, at, lib.arch.size)
 	}
 	imports := slices.Sorted(maps.Keys(lib.imported))
 	for i, seg := range lib.ranges {
