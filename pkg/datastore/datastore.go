@@ -36,7 +36,7 @@ import (
 // decides whether watch progress notifications can be trusted.
 const (
 	emulatedEtcd   = "3.6.11"
-	notifyInterval = 5 * time.Second
+	notifyInterval = time.Minute // of progress without being asked: the API server asks when it needs to know
 	compactEvery   = 5 * time.Minute
 	compactTimeout = 5 * time.Second
 	compactRetain  = 1000 // revisions

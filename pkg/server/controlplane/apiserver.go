@@ -84,7 +84,7 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 	}
 	if v := a.store.VolatileEndpoint(); v != "" {
 		own["etcd-servers-overrides"] = strings.Join([]string{
-			"coordination.k8s.io/leases#" + v, "/events#" + v, "/apiServerIPInfo#" + v}, ",")
+			"coordination.k8s.io/leases#" + v, "/events#" + v, "/apiServerIPInfo#" + v, "/apiServerPeerIPInfo#" + v}, ",")
 	}
 
 	s := options.NewServerRunOptions()
