@@ -244,13 +244,15 @@ func (n *Namespace) WantPage(url, want string) string {
 	return page
 }
 
-// Processes lists the process ids, as the host sees them, of a pod's containers, the pause container's included.
+// Processes lists the first processes of a pod's containers, the pause container's included, by their ids on the host.
 func (n *Namespace) Processes(pod string) []string {
 	n.t.Helper()
 	uid := n.Get("pod/"+pod, "{.metadata.uid}")
 	pattern := uid + "|" + strings.ReplaceAll(uid, "-", "_") // the systemd driver's way to write it
 	return strings.Fields(n.Host.Shell(n.t,
-		`for p in /proc/[0-9]*; do if grep -qE '`+pattern+`' $p/cgroup 2>/dev/null; then echo ${p#/proc/}; fi; done`))
+		`cd /proc; for p in [0-9]*; do
+			if grep -qE '`+pattern+`' $p/cgroup && grep -q '^NSpid:.*[^0-9]1$' $p/status; then echo $p; fi
+		done 2>/dev/null`))
 }
 
 // ContainerIDs lists the running containers of all pods of the cluster: namespace/pod/container and id, sorted.

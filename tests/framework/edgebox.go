@@ -132,19 +132,26 @@ func (h *Host) Exit(ctx context.Context) error {
 
 // WaitAPI waits until the API server says that it is ready.
 func (h *Host) WaitAPI(ctx context.Context) error {
-	return h.waitServer(ctx, "get", "--raw", "/readyz")
+	return h.waitServer(ctx, "kubectl", "get", "--raw", "/readyz")
 }
 
-// WaitReady waits until the node is Ready and pods can be made in the default namespace.
+// WaitReady waits until all components of the server and the node are ready, and pods can be made in the default
+// namespace. The node's condition alone does not suffice: after a restart it is still that of the run before.
 func (h *Host) WaitReady(ctx context.Context) error {
-	if err := h.waitServer(ctx, "wait", "--for=condition=Ready", "node/"+h.Name, "--timeout=60s"); err != nil {
-		return err
+	for _, command := range [][]string{
+		{"status", "-o", "json"},
+		{"kubectl", "wait", "--for=condition=Ready", "node/" + h.Name, "--timeout=60s"},
+		{"kubectl", "wait", "--for=create", "serviceaccount/default", "--timeout=60s"},
+	} {
+		if err := h.waitServer(ctx, command...); err != nil {
+			return err
+		}
 	}
-	return h.waitServer(ctx, "wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+	return nil
 }
 
-// waitServer repeats a kubectl command until it succeeds or the server ends.
-func (h *Host) waitServer(ctx context.Context, kubectl ...string) error {
+// waitServer repeats a command of edgebox until it succeeds or the server ends.
+func (h *Host) waitServer(ctx context.Context, command ...string) error {
 	h.mu.Lock()
 	s := h.server
 	h.mu.Unlock()
@@ -155,12 +162,12 @@ func (h *Host) waitServer(ctx context.Context, kubectl ...string) error {
 	defer cancel()
 	var last error
 	for {
-		_, err := h.Kubectl(ctx, kubectl...)
+		out, err := h.Edgebox(ctx, command...)
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() == nil {
-			last = err
+			last = fmt.Errorf("%w\n%s", err, out)
 		}
 		select {
 		case <-s.Done():
