@@ -53,6 +53,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 		ServingKey:  certs.KeyFile(pki.Kubelet),
 	}, boot)
 	adminserver.ServeImages(adm, images)
+	g.Add(component.Restart(bootstrap.NewNodeRole(cfg.NodeName, adminConfig)), component.After(boot))
 }
 
 // identities lists the certificates and kubeconfigs of a server.
