@@ -3,14 +3,6 @@ package boot
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"fmt"
-	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -142,7 +134,7 @@ func TestOwnCertificateAuthority(t *testing.T) {
 	t.Parallel()
 	framework.NeedEdgebox(t)
 	h := framework.NewHost(t, framework.Options{})
-	cert, key := newCA(t, "the operator's own", time.Now().Add(100*24*time.Hour))
+	cert, key := framework.NewCA(t, "the operator's own", time.Now().Add(100*24*time.Hour))
 	const dir = "/var/lib/edgebox/server/pki/"
 	if err := h.WriteFile(dir+"server-ca.crt", cert); err != nil {
 		t.Fatal(err)
@@ -170,57 +162,15 @@ func TestOwnCertificateAuthority(t *testing.T) {
 	n.Kubectl("get", "--raw", "/api/v1/nodes/"+h.Name+"/proxy/healthz")
 }
 
-// newCA makes a CA certificate and its key, in PEM.
-func newCA(t *testing.T, name string, end time.Time) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: end.Add(-365 * 24 * time.Hour), NotAfter: end,
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
-}
-
-// flannel's other backends.
-func TestFlannelBackends(t *testing.T) {
+func TestHostGatewayBackend(t *testing.T) {
 	t.Parallel()
-	framework.NeedEdgebox(t)
-	for _, backend := range []string{"host-gw"} {
-		h := framework.NewHost(t, framework.Options{Name: backend})
-		h.Up(t, "--flannel-backend="+backend)
-		if links := h.Shell(t, "ls /sys/class/net"); strings.Contains(links, "flannel") {
-			t.Errorf("%s: links %s", backend, links)
-		}
-		images, err := framework.Images()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := h.Import(t.Context(), images...); err != nil {
-			t.Fatal(err)
-		}
-		n := h.Namespace(t)
-		n.Client()
-		n.Apply(`
-apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers: [{name: web, image: web:1}]`)
-		n.WaitFor("pod/web", "Ready")
-		n.WantPage(fmt.Sprintf("http://%s", n.Get("pod/web", "{.status.podIP}")), "Hello from web")
+	h := framework.Cluster(t, "--flannel-backend=host-gw")
+	if links := h.Shell(t, "ls /sys/class/net"); strings.Contains(links, "flannel") {
+		t.Errorf("links %s", links)
 	}
+	n := h.Namespace(t)
+	n.Client()
+	n.Kubectl("run", "web", "--image=web:1")
+	n.WaitFor("pod/web", "Ready")
+	n.WantPage("http://"+n.Get("pod/web", "{.status.podIP}"), "Hello from web")
 }

@@ -265,6 +265,9 @@ func TestBadCertificates(t *testing.T) {
 	h := used(t)
 	const pki = dataDir + "/server/pki"
 	h.Shell(t, "cp -a "+pki+" /saved")
+	cert, key := framework.NewCA(t, "an old one", time.Now().Add(-time.Hour))
+	write(t, h, "/expired.crt", cert)
+	write(t, h, "/expired.key", key)
 	restore := "rm -rf " + pki + "; cp -a /saved " + pki + "; cd " + pki + "; "
 	for _, damage := range []struct {
 		name, script string
@@ -273,6 +276,7 @@ func TestBadCertificates(t *testing.T) {
 		{"the key of another CA", "cp client-ca.key server-ca.key", []string{`server-ca`, `does not belong`}},
 		{"a CA cut short", "truncate -s 200 server-ca.crt", []string{`server-ca\.crt`, `truncated|damaged`}},
 		{"a CA without its key", "rm client-ca.key", []string{`client-ca`, `client-ca\.key`}},
+		{"an expired CA", "cp /expired.crt server-ca.crt; cp /expired.key server-ca.key", []string{`server-ca\.crt`, `expired`}},
 		{"a key cut short", "truncate -s 20 service-account.key", []string{`service-account\.key`}},
 	} {
 		h.Shell(t, restore+damage.script)
