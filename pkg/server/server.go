@@ -37,6 +37,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(component.Restart(controlplane.NewControllerManager(cfg, certs, !store.Alone())), component.After(api))
 	g.Add(component.Restart(controlplane.NewScheduler(cfg, certs, !store.Alone())), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
+	g.Add(component.Restart(bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)), component.After(api))
 	if !cfg.Disabled(config.DNS) {
 		g.Add(component.Restart(dns.NewService(dns.ServiceConfig{
 			Client:    func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "dns-service") },
