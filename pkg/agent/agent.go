@@ -35,6 +35,7 @@ func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *compon
 			Backend:      cfg.FlannelBackend,
 			Iface:        cfg.FlannelIface,
 			ClusterCIDRs: cfg.ClusterCIDR,
+			ServiceCIDRs: cfg.ServiceCIDR,
 			SubnetFile:   cfg.Paths().FlannelSubnet(),
 			CNIConfDir:   cfg.Paths().CNIConf(),
 			IPAMDir:      cfg.Paths().CNIState(),

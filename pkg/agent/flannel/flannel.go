@@ -44,6 +44,7 @@ type Config struct {
 	Backend      string         // VXLAN or HostGW
 	Iface        string         // interface between the nodes; empty: the one that holds the Node's InternalIP
 	ClusterCIDRs []netip.Prefix // at most one per IP family
+	ServiceCIDRs []netip.Prefix // get a route on the host; at most one per IP family
 	SubnetFile   string         // flannel's subnet.env, in a directory that a reboot empties
 	CNIConfDir   string         // where containerd looks for CNI configuration
 	IPAMDir      string         // where host-local keeps the addresses in use
@@ -176,6 +177,10 @@ func (c *Component) run(ctx context.Context, wg *sync.WaitGroup, ready func()) e
 	}
 	gateways, err := ensureBridge(self.podCIDRs, network.MTU())
 	if err != nil {
+		return err
+	}
+
+	if err := routeServices(c.cfg.ServiceCIDRs, self.addresses); err != nil {
 		return err
 	}
 

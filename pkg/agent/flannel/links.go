@@ -186,6 +186,30 @@ func ensureAddress(link netlink.Link, want netip.Prefix) error {
 	return nil
 }
 
+// routeServices gives the host itself a way to Services: the kernel wants a route before kube-proxy's rules can turn a
+// packet to an endpoint, and a host without a default route has none. The source stays the node's address, as it is with
+// a default route. The routes go with the bridge.
+func routeServices(serviceCIDRs []netip.Prefix, nodeAddrs []netip.Addr) error {
+	bridge, err := netlink.LinkByName(Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", Bridge, err)
+	}
+	for _, cidr := range serviceCIDRs {
+		i := slices.IndexFunc(nodeAddrs, func(a netip.Addr) bool { return a.Is4() == cidr.Addr().Is4() })
+		if i < 0 {
+			continue
+		}
+		route := netlink.Route{
+			LinkIndex: bridge.Attrs().Index, Scope: netlink.SCOPE_LINK,
+			Dst: ipNet(cidr), Src: nodeAddrs[i].AsSlice(),
+		}
+		if err := netlink.RouteReplace(&route); err != nil {
+			return fmt.Errorf("route Services %s to %s: %w", cidr, Bridge, err)
+		}
+	}
+	return nil
+}
+
 // enableForwarding lets the kernel route between pods and nodes, and makes packets between pods of this node pass
 // nftables, without which a Service cannot send a pod to its neighbour.
 func enableForwarding(c *subnet.Config) error {
