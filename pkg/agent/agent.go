@@ -19,7 +19,7 @@ import (
 
 // Add puts the node's components into the graph and returns the image store. What talks to the API comes after api.
 func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *component.Node) *containerd.Containerd {
-	hst := g.Add(host.New())
+	hst := g.Add(host.New(cfg.ClusterCIDR))
 	store := containerd.New(cfg)
 	ctr := g.Add(store, component.After(hst))
 	kl := g.Add(kubelet.New(cfg, id), component.After(ctr, api))

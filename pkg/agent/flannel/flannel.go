@@ -172,9 +172,6 @@ func (c *Component) run(ctx context.Context, wg *sync.WaitGroup, ready func()) e
 	if err != nil {
 		return fmt.Errorf("set up masquerading: %w", err)
 	}
-	if err := enableForwarding(c.network); err != nil {
-		return err
-	}
 	gateways, err := ensureBridge(self.podCIDRs, network.MTU())
 	if err != nil {
 		return err

@@ -196,10 +196,9 @@ func TestVXLAN(t *testing.T) {
 		t.Errorf("bridge has MTU %d, address %s, promiscuity %d", a.MTU, a.HardwareAddr, a.Promisc)
 	}
 	for path, want := range map[string]string{
-		cfg.SubnetFile:                  "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
-		ConflistPath(cfg.CNIConfDir):    `"subnet": "10.42.0.0/24"`,
-		nft:                             "masquerade",
-		"/proc/sys/net/ipv4/ip_forward": "1",
+		cfg.SubnetFile:               "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
+		ConflistPath(cfg.CNIConfDir): `"subnet": "10.42.0.0/24"`,
+		nft:                          "masquerade",
 	} {
 		if data, err := os.ReadFile(path); err != nil || !strings.Contains(string(data), want) {
 			t.Errorf("%s holds %q, %v, want %q", path, data, err, want)

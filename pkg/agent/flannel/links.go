@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/flannel-io/flannel/pkg/backend"
-	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -205,32 +204,6 @@ func routeServices(serviceCIDRs []netip.Prefix, nodeAddrs []netip.Addr) error {
 		}
 		if err := netlink.RouteReplace(&route); err != nil {
 			return fmt.Errorf("route Services %s to %s: %w", cidr, Bridge, err)
-		}
-	}
-	return nil
-}
-
-// enableForwarding lets the kernel route between pods and nodes, and makes packets between pods of this node pass
-// nftables, without which a Service cannot send a pod to its neighbour.
-func enableForwarding(c *subnet.Config) error {
-	required := []string{}
-	filtered := []string{}
-	if c.EnableIPv4 {
-		required = append(required, "net/ipv4/ip_forward")
-		filtered = append(filtered, "net/bridge/bridge-nf-call-iptables")
-	}
-	if c.EnableIPv6 {
-		required = append(required, "net/ipv6/conf/all/forwarding")
-		filtered = append(filtered, "net/bridge/bridge-nf-call-ip6tables")
-	}
-	for _, name := range required {
-		if err := sysctl(name, "1"); err != nil {
-			return err
-		}
-	}
-	for _, name := range filtered {
-		if err := sysctl(name, "1"); err != nil {
-			return fmt.Errorf("%w: load the kernel module br_netfilter", err)
 		}
 	}
 	return nil

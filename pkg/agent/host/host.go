@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,33 +14,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysctls and the values that they must have: forwarding for pods, and the bridge's traffic through netfilter, without
-// which a pod cannot reach a Service whose endpoint is on the same bridge.
-var sysctls = []struct {
-	name, value string
-	optional    bool // the kernel may not have it: no IPv6
-}{
-	{"net/ipv4/ip_forward", "1", false},
-	{"net/bridge/bridge-nf-call-iptables", "1", false},
-	{"net/ipv6/conf/all/forwarding", "1", true},
-	{"net/bridge/bridge-nf-call-ip6tables", "1", true},
-}
+// What must be 1 for each IP family of the cluster: forwarding for pods, and the bridge's traffic through netfilter,
+// without which a pod cannot reach a Service whose endpoint is on the same bridge. A host whose pods have no IPv6 must not
+// forward it: it would stop to take its own addresses from router advertisements.
+var (
+	sysctlsIPv4 = []string{"net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"}
+	sysctlsIPv6 = []string{"net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-ip6tables"}
+)
 
 // Host is the component.
-type Host struct{ proc string }
+type Host struct {
+	proc    string
+	sysctls []string
+}
 
-// New returns the component for this machine.
-func New() *Host { return &Host{proc: "/proc/sys"} }
+// New returns the component for this machine and the pod networks of the cluster.
+func New(clusterCIDRs []netip.Prefix) *Host {
+	h := &Host{proc: "/proc/sys"}
+	for _, c := range clusterCIDRs {
+		if c.Addr().Is4() {
+			h.sysctls = append(h.sysctls, sysctlsIPv4...)
+		} else {
+			h.sysctls = append(h.sysctls, sysctlsIPv6...)
+		}
+	}
+	return h
+}
 
 // Name implements component.Component.
 func (h *Host) Name() string { return "host" }
 
-// Prepare sets sysctls, and lets mounts of pods propagate where the root is private, as it is without
-// systemd.
+// Prepare sets sysctls, and lets mounts of pods propagate where the root is private, as it is without systemd.
 func (h *Host) Prepare(context.Context) error {
 	var errs []error
-	for _, s := range sysctls {
-		errs = append(errs, h.set(s.name, s.value, s.optional))
+	for _, name := range h.sysctls {
+		errs = append(errs, h.turnOn(name))
 	}
 	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		errs = append(errs, fmt.Errorf("make the root mount shared: %w", err))
@@ -47,23 +56,29 @@ func (h *Host) Prepare(context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (h *Host) set(name, want string, optional bool) error {
-	path := filepath.Join(h.proc, name)
-	got, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) && optional {
-		return nil
+// turnOn writes a sysctl unless it is on: /proc/sys may be read-only.
+func (h *Host) turnOn(name string) error {
+	if err := h.isOn(name); err == nil || errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("sysctl %s: %w: does this kernel lack it?", strings.ReplaceAll(name, "/", "."), err)
-	}
-	if strings.TrimSpace(string(got)) == want {
-		return nil
-	}
-	if err := os.WriteFile(path, []byte(want), 0o644); err != nil && !optional {
-		return fmt.Errorf("set sysctl %s to %s: %w", strings.ReplaceAll(name, "/", "."), want, err)
+	if err := os.WriteFile(filepath.Join(h.proc, name), []byte("1"), 0o644); err != nil {
+		return fmt.Errorf("set sysctl %s to 1: %w", dotted(name), err)
 	}
 	return nil
 }
+
+func (h *Host) isOn(name string) error {
+	got, err := os.ReadFile(filepath.Join(h.proc, name))
+	if err != nil {
+		return fmt.Errorf("sysctl %s: %w: this kernel lacks it, or the module br_netfilter is not loaded", dotted(name), err)
+	}
+	if v := strings.TrimSpace(string(got)); v != "1" {
+		return fmt.Errorf("sysctl %s is %s, pods need 1", dotted(name), v)
+	}
+	return nil
+}
+
+func dotted(name string) string { return strings.ReplaceAll(name, "/", ".") }
 
 // Run has nothing to do: Prepare did it.
 func (h *Host) Run(ctx context.Context, ready func()) error {
@@ -74,11 +89,9 @@ func (h *Host) Run(ctx context.Context, ready func()) error {
 
 // Check reports a sysctl that someone has changed since.
 func (h *Host) Check(context.Context) error {
-	for _, s := range sysctls {
-		got, err := os.ReadFile(filepath.Join(h.proc, s.name))
-		if err == nil && !s.optional && strings.TrimSpace(string(got)) != s.value {
-			return fmt.Errorf("sysctl %s is %s, pods need %s", strings.ReplaceAll(s.name, "/", "."), strings.TrimSpace(string(got)), s.value)
-		}
+	var errs []error
+	for _, name := range h.sysctls {
+		errs = append(errs, h.isOn(name))
 	}
-	return nil
+	return errors.Join(errs...)
 }
