@@ -58,7 +58,7 @@ func (f *front) runStatus(c *cli.Context) error {
 		}
 		select {
 		case <-time.After(time.Second):
-		case <-c.Context.Done():
+		case <-c.Done():
 			return nil
 		}
 	}

@@ -201,7 +201,7 @@ func tryOverlay(dir string) error {
 		if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
 			return fmt.Errorf("mount: %w", err)
 		}
-		defer unix.Unmount(merged, unix.MNT_DETACH)
+		defer func() { _ = unix.Unmount(merged, unix.MNT_DETACH) }()
 		if err := os.Remove(filepath.Join(merged, "file")); err != nil {
 			return fmt.Errorf("write a whiteout: %w", err)
 		}
