@@ -43,6 +43,10 @@ func (f *front) runKubectl(c *cli.Context, args []string) error {
 			return err
 		}
 	}
+	// root's cache goes with edgebox, not into a home that uninstall must not touch.
+	if os.Geteuid() == 0 && getenv(environ, "KUBECACHEDIR") == "" {
+		environ = append(slices.Clip(environ), "KUBECACHEDIR="+cfg.Paths().KubectlCache())
+	}
 	binDir, err := f.unpack(dir, "kubectl")
 	if err != nil {
 		return err

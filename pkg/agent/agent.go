@@ -17,12 +17,14 @@ import (
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
-// Add puts the node's components into the graph and returns the image store. What talks to the API comes after api.
-func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *component.Node) *containerd.Containerd {
+// Add puts the node's components into the graph and returns the image store. What talks to the API comes after api; the
+// kubelet also comes after the controllers, if they run in the same process: both keep the state of CSI in the same
+// variables of upstream's, and the kubelet must be the one that set them last.
+func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *component.Node, controllers ...*component.Node) *containerd.Containerd {
 	hst := g.Add(host.New(cfg.ClusterCIDR))
 	store := containerd.New(cfg)
 	ctr := g.Add(store, component.After(hst))
-	kl := g.Add(kubelet.New(cfg, id), component.After(ctr, api))
+	kl := g.Add(kubelet.New(cfg, id), component.After(append(controllers, ctr, api)...))
 	ready := []*component.Node{kl}
 
 	if !cfg.Disabled(config.KubeProxy) {

@@ -195,8 +195,8 @@ func (g *Graph) runNode(runCtx, nodeCtx context.Context, n *Node) {
 	}
 	n.set(Starting, nil)
 	err := protect(func() error { return n.c.Run(context.WithValue(nodeCtx, nodeKey{}, n), n.becomeReady) })
-	if nodeCtx.Err() != nil { // asked to stop
-		if err != nil && !errors.Is(err, context.Canceled) {
+	if nodeCtx.Err() != nil { // asked to stop; what a start that was cut short says of that is of no interest
+		if err != nil && n.wasReady() && !errors.Is(err, context.Canceled) {
 			n.set(Stopped, err)
 			return
 		}
@@ -212,6 +212,15 @@ func (g *Graph) runNode(runCtx, nodeCtx context.Context, n *Node) {
 
 func (n *Node) becomeReady() {
 	n.set(Ready, nil)
+}
+
+func (n *Node) wasReady() bool {
+	select {
+	case <-n.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // stop ends the components in reverse order, each as soon as all that come after it have ended or run out of time.

@@ -65,3 +65,4 @@ func (p Paths) ConfigDir() string     { return DefaultFile + ".d" }             
 func (p Paths) VolumePlugins() string { return p.data("agent", "volume-plugins") } // flexvolume drivers
 func (p Paths) Runc() string          { return p.run("runc") }                     // state of its containers
 func (p Paths) ShimSockets() string   { return p.run("containerd", "s") }
+func (p Paths) KubectlCache() string  { return p.run("kubectl") } // what root's `edgebox kubectl` has learnt of the API

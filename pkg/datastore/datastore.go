@@ -50,6 +50,9 @@ const (
 // maxRequest bounds what a client may send in one request: etcd's own 1.5 MiB and room for the envelope.
 const maxRequest = 2 << 20
 
+// advice is for a database file that cannot be used.
+const advice = "restore it from a backup, or move it away to start with an empty cluster"
+
 // Datastore is the component. Its Endpoints are valid before it runs.
 type Datastore struct {
 	endpoint string
@@ -92,7 +95,7 @@ func (d *Datastore) Prepare(context.Context) error {
 		}
 	}
 	if err := checkSQLite(d.paths.DB()); err != nil {
-		return fmt.Errorf("%w: restore it from a backup, or move it away to start with an empty cluster", err)
+		return fmt.Errorf("%w: %s", err, advice)
 	}
 	if err := checkSQLite(d.paths.VolatileDB()); err != nil {
 		return removeSQLite(d.paths.VolatileDB())
@@ -165,16 +168,16 @@ func (s *store) start(failed chan<- error) error {
 		PollInterval:         s.poll,
 	})
 	if err != nil {
-		return fmt.Errorf("open database %s: %w", redact(s.endpoint), err)
+		return s.openError(err)
 	}
 	if backend == nil {
 		return fmt.Errorf("database %s: an etcd cluster is not supported here", redact(s.endpoint))
 	}
 	if err := backend.Start(ctx); err != nil {
-		return fmt.Errorf("open database %s: %w", redact(s.endpoint), err)
+		return s.openError(err)
 	}
 	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(1<<31-1))
-	server.New(backend, "unix", notifyInterval, emulatedEtcd).Register(s.grpc)
+	server.New(checkedBackend{backend}, "unix", notifyInterval, emulatedEtcd).Register(s.grpc)
 	l, err := listenUnix(s.socket)
 	if err != nil {
 		return err
@@ -185,6 +188,34 @@ func (s *store) start(failed chan<- error) error {
 		}
 	}()
 	return nil
+}
+
+// openError says which database cannot be used and, of a file of ours, what to do.
+func (s *store) openError(err error) error {
+	err = fmt.Errorf("open database %s: %w", redact(s.endpoint), err)
+	if strings.HasPrefix(s.endpoint, "sqlite://") {
+		err = fmt.Errorf("%w: %s", err, advice)
+	}
+	return err
+}
+
+// checkedBackend does not trust a create that reports success. In kine 0.17 one whose insert failed, as on a full disk,
+// returns the current revision and no error.
+type checkedBackend struct{ server.Backend }
+
+func (b checkedBackend) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
+	rev, err := b.Backend.Create(ctx, key, value, lease)
+	if err != nil {
+		return rev, err
+	}
+	_, kv, err := b.Get(ctx, key, rev, true)
+	if err != nil {
+		return 0, fmt.Errorf("read back what was created: %w", err)
+	}
+	if kv == nil || kv.ModRevision != rev {
+		return 0, errors.New("the database did not take a new object: is its disk full?")
+	}
+	return rev, nil
 }
 
 func (s *store) stop() {

@@ -13,7 +13,7 @@ import (
 type listener struct {
 	addr  netip.AddrPort
 	udp   bool
-	inode string // "0" for the kernel's own
+	inode string
 }
 
 // listeners reads /proc/net/{tcp,tcp6,udp,udp6}; proc_net(5) has their format.
@@ -22,7 +22,7 @@ func (h *host) listeners() []listener {
 	var ls []listener
 	for _, proto := range []string{"tcp", "tcp6", "udp", "udp6"} {
 		udp := strings.HasPrefix(proto, "udp")
-		for line := range strings.Lines(h.read("/proc/self/net/" + proto)) {
+		for line := range strings.Lines(h.read("/proc/thread-self/net/" + proto)) {
 			f := strings.Fields(line)
 			if len(f) < 10 || !udp && f[3] != listening {
 				continue
@@ -99,7 +99,7 @@ func probePorts(h *host, in Input) []Result {
 
 // ours: the kernel keeps the port of flannel's link across a restart, and while edgebox runs all ports are its own.
 func (h *host) ours(in Input, p Port, l listener, who process, found bool) bool {
-	if p.UDP && l.inode == "0" {
+	if p.UDP && !found { // the kernel's own socket: no process has it open
 		return slices.ContainsFunc(in.Own, func(o string) bool { return strings.HasPrefix(o, "link flannel") })
 	}
 	return !in.StartUp && found && below(who.exe, in.Paths.Bin())
@@ -116,7 +116,7 @@ func portTaken(p Port, l listener, who process, found bool) Result {
 	by := fmt.Sprintf("pid %d (%s)", who.pid, who.comm)
 	switch {
 	case found:
-	case l.inode == "0":
+	case p.UDP:
 		by, fix = "the kernel", "remove the vxlan link that another product left (ip -d link show type vxlan)"
 	default:
 		by, fix = "a process that cannot be seen from here", strings.Replace(fix, "stop it", "stop that", 1)

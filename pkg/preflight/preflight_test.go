@@ -134,23 +134,23 @@ func TestProbes(t *testing.T) {
 		return func(h *host) { h.links = func() ([]string, error) { return ls, nil } }
 	}
 	k3sOn6443 := map[string]string{
-		"/proc/self/net/tcp6":  sock("00000000000000000000000000000000:192B", "0A", "777"),
-		"/proc/812/comm":       "k3s-server\n",
-		"/proc/812/exe":        "-> /usr/local/bin/k3s",
-		"/proc/812/fd/3":       "-> socket:[777]",
-		"/proc/812/ns/pid":     "-> pid:[1]",
-		"/proc/813/comm":       "sh",
-		"/proc/813/fd/0":       "-> /dev/null",
-		"/proc/notapid/status": "x",
+		"/proc/thread-self/net/tcp6": sock("00000000000000000000000000000000:192B", "0A", "777"),
+		"/proc/812/comm":             "k3s-server\n",
+		"/proc/812/exe":              "-> /usr/local/bin/k3s",
+		"/proc/812/fd/3":             "-> socket:[777]",
+		"/proc/812/ns/pid":           "-> pid:[1]",
+		"/proc/813/comm":             "sh",
+		"/proc/813/fd/0":             "-> /dev/null",
+		"/proc/notapid/status":       "x",
 	}
 	selfOn10250 := map[string]string{
-		"/proc/self/net/tcp": sock("00000000:280A", "0A", "778"),
-		"/proc/99/comm":      "edgebox-node",
-		"/proc/99/exe":       "-> /var/lib/edgebox/bin/0123/edgebox-node",
-		"/proc/99/fd/7":      "-> socket:[778]",
-		"/proc/99/ns/pid":    "-> pid:[1]",
+		"/proc/thread-self/net/tcp": sock("00000000:280A", "0A", "778"),
+		"/proc/99/comm":             "edgebox-node",
+		"/proc/99/exe":              "-> /var/lib/edgebox/bin/0123/edgebox-node",
+		"/proc/99/fd/7":             "-> socket:[778]",
+		"/proc/99/ns/pid":           "-> pid:[1]",
 	}
-	vxlan := map[string]string{"/proc/self/net/udp": sock("00000000:2118", "07", "0")}
+	vxlan := map[string]string{"/proc/thread-self/net/udp": sock("00000000:2118", "07", "0")}
 
 	for _, tc := range []struct {
 		name  string
@@ -207,9 +207,9 @@ func TestProbes(t *testing.T) {
 		{name: "kubelet in a pod with hostPID", files: map[string]string{"/proc/5/comm": "kubelet", "/proc/5/ns/pid": "-> pid:[1]", "/proc/5/cgroup": "0::/kubepods/burstable/podx/y"}, probe: "other clusters", level: OK},
 		{name: "Docker runs", files: map[string]string{"/proc/5/comm": "dockerd", "/proc/5/ns/pid": "-> pid:[1]"}, probe: "other clusters", level: Info, says: "Docker runs (pid 5)"},
 		{name: "edgebox with another data dir", files: map[string]string{"/proc/5/comm": "edgebox-node", "/proc/5/exe": "-> /srv/bin/1/edgebox-node", "/proc/5/ns/pid": "-> pid:[1]"}, probe: "other clusters", level: Error, says: "another edgebox"},
-		{name: "connection to the port", files: map[string]string{"/proc/self/net/tcp": sock("00000000:192B", "01", "9")}, probe: "ports", level: OK},
-		{name: "port on another address", files: map[string]string{"/proc/self/net/tcp": sock("0500A8C0:2811", "0A", "9")}, probe: "ports", level: OK},
-		{name: "port on the same loopback", files: map[string]string{"/proc/self/net/tcp": sock("0100007F:2811", "0A", "9")}, probe: "ports", level: Error, says: "port 10257, for kube-controller-manager, is in use by a process that cannot be seen"},
+		{name: "connection to the port", files: map[string]string{"/proc/thread-self/net/tcp": sock("00000000:192B", "01", "9")}, probe: "ports", level: OK},
+		{name: "port on another address", files: map[string]string{"/proc/thread-self/net/tcp": sock("0500A8C0:2811", "0A", "9")}, probe: "ports", level: OK},
+		{name: "port on the same loopback", files: map[string]string{"/proc/thread-self/net/tcp": sock("0100007F:2811", "0A", "9")}, probe: "ports", level: Error, says: "port 10257, for kube-controller-manager, is in use by a process that cannot be seen"},
 		{name: "start while it runs", files: selfOn10250, probe: "ports", level: Error, says: "port 10250, for kubelet, is in use by pid 99 (edgebox-node)"},
 		{name: "check while it runs", files: selfOn10250, input: func(in *Input) { in.StartUp = false }, probe: "ports", level: OK, says: "1 of 7 ports are edgebox's already"},
 		{name: "vxlan port of another", files: vxlan, probe: "ports", level: Error, says: "port 8472/udp, for flannel's vxlan, is in use by the kernel"},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io/fs"
 	"net/netip"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 
@@ -33,9 +34,9 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(adm)
 	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg, certs) }, nil))
 	db := g.Add(store, component.After(crt))
-	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db))
-	g.Add(component.Restart(controlplane.NewControllerManager(cfg, certs, !store.Alone())), component.After(api))
-	g.Add(component.Restart(controlplane.NewScheduler(cfg, certs, !store.Alone())), component.After(api))
+	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db), component.StopTimeout(4*time.Second))
+	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, !store.Alone()), component.After(api))
+	g.Add(controlplane.NewScheduler(cfg, certs, !store.Alone()), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
 	g.Add(component.Restart(bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)), component.After(api))
 	if !cfg.Disabled(config.DNS) {
@@ -52,7 +53,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 		ClientCA:    certs.SigningCertFile(pki.ClientCA),
 		ServingCert: certs.CertFile(pki.Kubelet),
 		ServingKey:  certs.KeyFile(pki.Kubelet),
-	}, boot)
+	}, boot, kcm)
 	adminserver.ServeImages(adm, images)
 	g.Add(component.Restart(bootstrap.NewNodeRole(cfg.NodeName, adminConfig)), component.After(boot))
 }

@@ -2,10 +2,13 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"strconv"
+	"strings"
 
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -17,6 +20,9 @@ const (
 	controllerManagerPort = 10257
 	schedulerPort         = 10259
 )
+
+// lastController is one of the controllers that every configuration has; their checks are added all at once.
+const lastController = names.NamespaceController
 
 // ControllerManager runs kube-controller-manager.
 type ControllerManager struct {
@@ -67,6 +73,7 @@ func (c *ControllerManager) Prepare(context.Context) error {
 		"tls-cert-file":                    certs.CertFile(pki.APIServer),
 		"tls-private-key-file":             certs.KeyFile(pki.APIServer),
 		"profiling":                        "false",
+		"controller-shutdown-timeout":      "2s",
 	}
 	opts, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
@@ -81,11 +88,12 @@ func (c *ControllerManager) Prepare(context.Context) error {
 		return err
 	}
 	c.opts = opts
-	c.probe, err = newProber(loopback(controllerManagerPort, "/healthz"), certs.CertFile(pki.ServerCA), "", "")
+	c.probe, err = newProber(loopback(controllerManagerPort, "/healthz?verbose"), certs.CertFile(pki.ServerCA), "", "")
 	return err
 }
 
-// Run starts the controllers.
+// Run starts the controllers. It is ready when they have all been built: upstream adds their health checks then, and
+// says that it is healthy long before.
 func (c *ControllerManager) Run(ctx context.Context, ready func()) error {
 	return runUntilReady(named(ctx, c.Name()), ready, func(ctx context.Context) error {
 		conf, err := c.opts.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
@@ -93,8 +101,17 @@ func (c *ControllerManager) Run(ctx context.Context, ready func()) error {
 			return err
 		}
 		return app.Run(ctx, conf.Complete())
-	}, c.probe.probe)
+	}, c.Check)
 }
 
 // Check asks /healthz, which includes that of each controller that has one.
-func (c *ControllerManager) Check(ctx context.Context) error { return c.probe.probe(ctx) }
+func (c *ControllerManager) Check(ctx context.Context) error {
+	checks, err := c.probe.get(ctx)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(checks, lastController) {
+		return errors.New("its controllers are being built")
+	}
+	return nil
+}

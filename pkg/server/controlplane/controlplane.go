@@ -77,23 +77,29 @@ func newProber(url, ca, cert, key string) (*prober, error) {
 
 // probe returns nil when the answer is 200; else the error holds the checks that failed.
 func (p *prober) probe(ctx context.Context) error {
+	_, err := p.get(ctx)
+	return err
+}
+
+// get is probe that returns what a healthy component said.
+func (p *prober) get(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	res, err := p.http.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	if err != nil {
-		return err
+		return "", err
 	}
 	if res.StatusCode == http.StatusOK {
-		return nil
+		return string(body), nil
 	}
 	var failed []string
 	for line := range strings.Lines(string(body)) {
@@ -103,7 +109,7 @@ func (p *prober) probe(ctx context.Context) error {
 		}
 	}
 	if failed == nil {
-		return fmt.Errorf("%s: %s", p.url, res.Status)
+		return "", fmt.Errorf("%s: %s", p.url, res.Status)
 	}
-	return fmt.Errorf("not ready: %s", strings.Join(failed, ", "))
+	return "", fmt.Errorf("not ready: %s", strings.Join(failed, ", "))
 }
