@@ -30,7 +30,7 @@ var parts = []string{"boot", "idle", "size", "pods", "api"}
 
 type bench struct {
 	runs   int           // boots, each cold and warm
-	window time.Duration // over which CPU and writes are counted
+	window time.Duration // over which CPU is counted
 	parts  []string
 	flags  []string // of the server
 	report report
@@ -40,7 +40,7 @@ func main() {
 	framework.Reexec()
 	b := &bench{}
 	flag.IntVar(&b.runs, "runs", 3, "number of boots")
-	flag.DurationVar(&b.window, "window", time.Minute, "time over which the CPU and the writes of an idle server are counted")
+	flag.DurationVar(&b.window, "window", time.Minute, "time over which the CPU of an idle server is counted")
 	only := flag.String("only", strings.Join(parts, ","), "parts to run")
 	output := flag.String("o", "markdown", "output format: markdown or json")
 	flag.Parse()
