@@ -73,6 +73,7 @@ func (c *ControllerManager) Prepare(context.Context) error {
 		"tls-cert-file":                    certs.CertFile(pki.APIServer),
 		"tls-private-key-file":             certs.KeyFile(pki.APIServer),
 		"profiling":                        "false",
+		"flex-volume-plugin-dir":           c.cfg.Paths().VolumePlugins(),
 		"controller-shutdown-timeout":      "2s",
 	}
 	opts, err := options.NewKubeControllerManagerOptions()
