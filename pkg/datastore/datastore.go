@@ -105,13 +105,7 @@ func (d *Datastore) Prepare(context.Context) error {
 
 // Run serves until ctx ends. It is ready when a value was written and read back through the socket.
 func (d *Datastore) Run(ctx context.Context, ready func()) error {
-	stores := []*store{{socket: d.paths.DatastoreSocket(), endpoint: d.endpoint, poll: pollShared}}
-	if d.Alone() {
-		stores = []*store{
-			{socket: d.paths.DatastoreSocket(), endpoint: sqliteDSN(d.paths.DB(), "FULL"), poll: pollAlone},
-			{socket: d.paths.VolatileSocket(), endpoint: sqliteDSN(d.paths.VolatileDB(), "OFF"), poll: pollAlone},
-		}
-	}
+	stores := d.stores()
 	defer func() {
 		for _, s := range stores {
 			s.stop()
@@ -137,9 +131,24 @@ func (d *Datastore) Run(ctx context.Context, ready func()) error {
 	}
 }
 
-// Check reads from the database.
+// Check reads from each database.
 func (d *Datastore) Check(ctx context.Context) error {
-	return (&store{socket: d.paths.DatastoreSocket()}).read(ctx)
+	for _, s := range d.stores() {
+		if err := s.read(ctx); err != nil {
+			return fmt.Errorf("read %s: %w", redact(s.endpoint), err)
+		}
+	}
+	return nil
+}
+
+func (d *Datastore) stores() []*store {
+	if !d.Alone() {
+		return []*store{{socket: d.paths.DatastoreSocket(), endpoint: d.endpoint, poll: pollShared}}
+	}
+	return []*store{
+		{socket: d.paths.DatastoreSocket(), endpoint: sqliteDSN(d.paths.DB(), "FULL"), poll: pollAlone},
+		{socket: d.paths.VolatileSocket(), endpoint: sqliteDSN(d.paths.VolatileDB(), "OFF"), poll: pollAlone},
+	}
 }
 
 // store is one database and the socket that serves it.
@@ -308,10 +317,12 @@ func redact(dsn string) string {
 		path, _, _ = strings.Cut(path, "?")
 		return path
 	}
-	if u, err := url.Parse(dsn); err == nil {
+	if u, err := url.Parse(dsn); err == nil && u.Opaque == "" {
 		u.RawQuery = ""
 		return u.Redacted()
 	}
-	scheme, _, _ := strings.Cut(dsn, "://")
-	return scheme + "://…"
+	if scheme, _, ok := strings.Cut(dsn, "://"); ok {
+		return scheme + "://…"
+	}
+	return "…"
 }

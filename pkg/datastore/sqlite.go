@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 )
 
@@ -18,15 +19,21 @@ func sqliteDSN(path, synchronous string) string {
 // vacuumAbove is how many bytes of a file may lie idle, when they are more than half of it, before it is rewritten.
 const vacuumAbove = 16 << 20
 
+// damagedError is about a database file that only a backup can replace.
+type damagedError struct{ path, how string }
+
+func (e *damagedError) Error() string { return "database " + e.path + " " + e.how }
+
 // checkSQLite reports a file that SQLite cannot use: not a database, cut short, or, when the last run ended without
-// closing it, damaged inside. A missing file is fine. It rewrites a file that consists mostly of free pages.
+// closing it, damaged inside; these are damagedErrors. A missing file is fine. It rewrites a file that consists mostly
+// of free pages.
 func checkSQLite(path string) error {
 	size, err := headerSize(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("database %s: %w", path, err)
+		return err
 	}
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -35,7 +42,7 @@ func checkSQLite(path string) error {
 	log, err := os.Stat(path + "-wal")
 	unclean := err == nil && log.Size() > 0
 	if fi.Size() < size && !unclean {
-		return fmt.Errorf("database %s is cut short: %d bytes of %d are there", path, fi.Size(), size)
+		return &damagedError{path, fmt.Sprintf("is cut short: %d bytes of %d are there", fi.Size(), size)}
 	}
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
 	if err != nil {
@@ -45,23 +52,33 @@ func checkSQLite(path string) error {
 	if unclean {
 		var verdict string
 		if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
-			return fmt.Errorf("database %s is damaged: %w", path, err)
+			return failure(path, err)
 		}
 		if verdict != "ok" {
-			return fmt.Errorf("database %s is damaged: %s", path, verdict)
+			return &damagedError{path, "is damaged: " + verdict}
 		}
 	}
 	var free, pages, pageSize int64
 	err = db.QueryRow("SELECT * FROM pragma_freelist_count(), pragma_page_count(), pragma_page_size()").Scan(&free, &pages, &pageSize)
 	if err != nil {
-		return fmt.Errorf("database %s is damaged: %w", path, err)
+		return failure(path, err)
 	}
 	if free*pageSize > vacuumAbove && free > pages/2 {
-		if _, err := db.Exec("VACUUM"); err != nil {
-			return fmt.Errorf("shrink database %s: %w", path, err)
+		if _, err := db.Exec("VACUUM"); err != nil { // which needs room for a copy
+			slog.Warn("the database was not shrunk", "path", path, "free", free*pageSize, "err", err)
 		}
 	}
 	return nil
+}
+
+// failure tells damage from what may pass, such as a full disk. Source: sqlite.org/rescode.html.
+func failure(path string, err error) error {
+	const corrupt, notADatabase = 11, 26
+	var coded interface{ Code() int }
+	if errors.As(err, &coded) && (coded.Code()&0xff == corrupt || coded.Code()&0xff == notADatabase) {
+		return &damagedError{path, "is damaged: " + err.Error()}
+	}
+	return fmt.Errorf("read database %s: %w", path, err)
 }
 
 // headerSize is the size in bytes that the file's own header states; 0 for an empty file.
@@ -77,8 +94,11 @@ func headerSize(path string) (int64, error) {
 	if n == 0 && errors.Is(err, io.EOF) {
 		return 0, nil
 	}
-	if err != nil || string(h[:16]) != "SQLite format 3\x00" {
-		return 0, errors.New("is not a SQLite database")
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, err
+	}
+	if n < len(h) || string(h[:16]) != "SQLite format 3\x00" {
+		return 0, &damagedError{path, "is not a SQLite database"}
 	}
 	page := int64(binary.BigEndian.Uint16(h[16:]))
 	if page == 1 {
