@@ -7,10 +7,12 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	client "github.com/containerd/containerd/v2/client"
@@ -37,7 +39,7 @@ const namespace = "k8s.io"
 // Containerd is the component. It can run once in a process, since containerd's plugins register globally.
 type Containerd struct {
 	paths  config.Paths
-	client *client.Client // of this very process, without a socket between; set once ready
+	client atomic.Pointer[client.Client] // of this very process, without a socket between; set while the plugins start
 	conn   *grpc.ClientConn
 }
 
@@ -57,9 +59,17 @@ func (c *Containerd) Prepare(context.Context) error {
 
 // Run starts the plugins. It is ready when CRI answers on its socket and the sandbox image is in the store.
 func (c *Containerd) Run(ctx context.Context, ready func()) error {
-	failed := make(chan error, 1)
-	catchFatal(failed)
+	plugins, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	catchFatal(fail)
+	err := c.serve(plugins, ready)
+	if ctx.Err() == nil && plugins.Err() != nil {
+		return context.Cause(plugins)
+	}
+	return err
+}
 
+func (c *Containerd) serve(ctx context.Context, ready func()) error {
 	registerClient(c)
 	conf := &srvconfig.Config{Version: version.ConfigVersion}
 	if err := srvconfig.LoadConfig(ctx, c.paths.ContainerdConfig(), conf); err != nil {
@@ -85,17 +95,22 @@ func (c *Containerd) Run(ctx context.Context, ready func()) error {
 	if err := component.Poll(ctx, "CRI", 20*time.Millisecond, c.answers); err != nil {
 		return err
 	}
-	srv.Wait()
+	started := make(chan struct{})
+	go func() {
+		srv.Wait()
+		close(started)
+	}()
+	select {
+	case <-started:
+	case <-ctx.Done():
+		return nil
+	}
 	if err := c.ensurePauseImage(ctx); err != nil {
 		return fmt.Errorf("make the sandbox image: %w", err)
 	}
 	ready()
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-failed:
-		return err
-	}
+	<-ctx.Done()
+	return nil
 }
 
 func (c *Containerd) answers(ctx context.Context) error {
@@ -131,8 +146,11 @@ func registerClient(c *Containerd) {
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			cl, err := client.New("", client.WithDefaultNamespace(namespace),
 				client.WithDefaultPlatform(platforms.Default()), client.WithInMemoryServices(ic))
-			c.client = cl
-			return cl, err
+			if err != nil {
+				return nil, err
+			}
+			c.client.Store(cl)
+			return cl, nil
 		},
 	})
 }
@@ -140,13 +158,10 @@ func registerClient(c *Containerd) {
 var fatalOnce sync.Once
 
 // catchFatal turns logrus' Fatal, which CRI calls when it cannot run, from an exit into a failure of the component.
-func catchFatal(failed chan<- error) {
+func catchFatal(fail context.CancelCauseFunc) {
 	fatalOnce.Do(func() {
 		logrus.StandardLogger().ExitFunc = func(int) {
-			select {
-			case failed <- fmt.Errorf("a part of it ended: see the log"):
-			default:
-			}
+			fail(errors.New("a part of it ended: see the log"))
 			runtime.Goexit()
 		}
 	})

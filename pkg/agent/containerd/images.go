@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/defaults"
@@ -32,10 +34,22 @@ type Image struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 }
 
+// open returns the client, and ctx for the namespace.
+func (c *Containerd) open(ctx context.Context) (context.Context, *client.Client, error) {
+	cl := c.client.Load()
+	if cl == nil {
+		return nil, nil, fmt.Errorf("containerd has not started yet: %w", errdefs.ErrUnavailable)
+	}
+	return namespaces.WithNamespace(ctx, namespace), cl, nil
+}
+
 // Images lists the store, by name.
 func (c *Containerd) Images(ctx context.Context) ([]Image, error) {
-	ctx = namespaces.WithNamespace(ctx, namespace)
-	list, err := c.client.ListImages(ctx)
+	ctx, cl, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := cl.ListImages(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -48,18 +62,8 @@ func (c *Containerd) Images(ctx context.Context) ([]Image, error) {
 		m := i.Metadata()
 		out = append(out, Image{Name: m.Name, Digest: m.Target.Digest.String(), Size: size, Created: m.CreatedAt, Labels: m.Labels})
 	}
-	slices.SortFunc(out, func(a, b Image) int { return compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // ImportImages reads a tar of docker save or of an OCI layout, plain, gzip or zstd, and returns the names it holds for
@@ -69,13 +73,16 @@ func (c *Containerd) ImportImages(ctx context.Context, r io.Reader) ([]string, e
 }
 
 func (c *Containerd) importImages(ctx context.Context, r io.Reader, labels map[string]string) ([]string, error) {
-	ctx = namespaces.WithNamespace(ctx, namespace)
+	ctx, cl, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
 	tar, err := compression.DecompressStream(r)
 	if err != nil {
 		return nil, fmt.Errorf("read archive: %w", err)
 	}
 	defer tar.Close()
-	imgs, err := c.client.Import(ctx, tar, client.WithImportPlatform(platforms.Default()), client.WithImageLabels(labels))
+	imgs, err := cl.Import(ctx, tar, client.WithImportPlatform(platforms.Default()), client.WithImageLabels(labels))
 	if err != nil {
 		return nil, fmt.Errorf("import archive: %w", err)
 	}
@@ -84,8 +91,9 @@ func (c *Containerd) importImages(ctx context.Context, r io.Reader, labels map[s
 	}
 	var names []string
 	for _, i := range imgs {
-		img := client.NewImageWithPlatform(c.client, i, platforms.Default())
-		if err := img.Unpack(ctx, defaults.DefaultSnapshotter); err != nil {
+		img := client.NewImageWithPlatform(cl, i, platforms.Default())
+		// What containerd notes down about the snapshot is durable at once, so its files have to be as well.
+		if err := img.Unpack(ctx, defaults.DefaultSnapshotter, client.WithUnpackApplyOpts(diff.WithSyncFs(true))); err != nil {
 			return nil, fmt.Errorf("unpack %s: %w", i.Name, err)
 		}
 		names = append(names, i.Name)
@@ -95,19 +103,25 @@ func (c *Containerd) importImages(ctx context.Context, r io.Reader, labels map[s
 
 // ExportImages writes an archive of the named images, readable by docker load and as an OCI layout.
 func (c *Containerd) ExportImages(ctx context.Context, w io.Writer, names []string) error {
-	ctx = namespaces.WithNamespace(ctx, namespace)
+	ctx, cl, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
 	opts := []archive.ExportOpt{archive.WithPlatform(platforms.Default())}
 	for _, n := range names {
-		if _, err := c.client.GetImage(ctx, n); err != nil {
+		if _, err := cl.GetImage(ctx, n); err != nil {
 			return err
 		}
-		opts = append(opts, archive.WithImage(c.client.ImageService(), n))
+		opts = append(opts, archive.WithImage(cl.ImageService(), n))
 	}
-	return c.client.Export(ctx, w, opts...)
+	return cl.Export(ctx, w, opts...)
 }
 
 // RemoveImage deletes a name; content that nothing refers to any more is collected before it returns.
 func (c *Containerd) RemoveImage(ctx context.Context, name string) error {
-	ctx = namespaces.WithNamespace(ctx, namespace)
-	return c.client.ImageService().Delete(ctx, name, images.SynchronousDelete())
+	ctx, cl, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	return cl.ImageService().Delete(ctx, name, images.SynchronousDelete())
 }

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,8 +25,11 @@ func (c *Containerd) ensurePauseImage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	nsCtx := namespaces.WithNamespace(ctx, namespace)
-	if img, err := c.client.GetImage(nsCtx, PauseImage); err == nil && img.Target().Digest == manifest {
+	nsCtx, cl, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	if img, err := cl.GetImage(nsCtx, PauseImage); err == nil && img.Target().Digest == manifest {
 		if ok, err := img.IsUnpacked(nsCtx, "overlayfs"); err == nil && ok {
 			return nil
 		}
