@@ -30,7 +30,7 @@ func Parse(component string, fs *pflag.FlagSet, own map[string]string, user []st
 			value = f.NoOptDefVal
 		}
 		if err := fs.Set(name, value); err != nil {
-			return fmt.Errorf("%s-arg: %s: %w", component, name, err)
+			return fmt.Errorf("%s-arg: %w", component, err)
 		}
 	}
 	return nil
