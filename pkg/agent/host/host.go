@@ -46,12 +46,17 @@ func (h *Host) Name() string { return "host" }
 
 // Prepare sets sysctls, and lets mounts of pods propagate where the root is private, as it is without systemd.
 func (h *Host) Prepare(context.Context) error {
+	errs := []error{h.setSysctls()}
+	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		errs = append(errs, fmt.Errorf("make the root mount shared: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) setSysctls() error {
 	var errs []error
 	for _, name := range h.sysctls {
 		errs = append(errs, h.turnOn(name))
-	}
-	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
-		errs = append(errs, fmt.Errorf("make the root mount shared: %w", err))
 	}
 	return errors.Join(errs...)
 }
