@@ -1,0 +1,236 @@
+package datastore
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/drivers"
+	"github.com/k3s-io/kine/pkg/drivers/sqlite"
+	"github.com/sirupsen/logrus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/edgebox/edgebox/pkg/config"
+)
+
+func TestMain(m *testing.M) {
+	logrus.SetLevel(logrus.ErrorLevel)
+	os.Exit(m.Run())
+}
+
+// newPaths is in a folder whose name is short, for the sockets, and which a URL would have to escape.
+func newPaths(t *testing.T) config.Paths {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ds 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")}
+}
+
+// start runs the datastore until the test or stop ends it.
+func start(t *testing.T, paths config.Paths) (d *Datastore, stop func()) {
+	t.Helper()
+	d = &Datastore{paths: paths}
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- d.Run(ctx, func() { close(ready) }) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	select {
+	case <-ready:
+	case err := <-ended:
+		ended <- nil
+		t.Fatal("not ready: ", err)
+	}
+	return d, stop
+}
+
+func dial(t *testing.T, endpoint string) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// create makes a key as the API server does.
+func create(t *testing.T, c *clientv3.Client, key, value string) {
+	t.Helper()
+	res, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).Then(clientv3.OpPut(key, value)).Commit()
+	if err != nil || !res.Succeeded {
+		t.Fatalf("create %s: %v, %v", key, res, err)
+	}
+}
+
+// get returns the value of a key, "" if there is none.
+func get(t *testing.T, c *clientv3.Client, key string) string {
+	t.Helper()
+	res, err := c.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Kvs) == 0 {
+		return ""
+	}
+	return string(res.Kvs[0].Value)
+}
+
+func TestServesTwoDatabases(t *testing.T) {
+	d, stop := start(t, newPaths(t))
+	for _, socket := range []string{d.paths.DatastoreSocket(), d.paths.VolatileSocket()} {
+		fi, err := os.Stat(socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", socket, fi.Mode())
+		}
+	}
+	kept, volatile := dial(t, d.Endpoint()), dial(t, d.VolatileEndpoint())
+	create(t, kept, "/registry/pods/a", "pod")
+	create(t, volatile, "/registry/leases/a", "lease")
+	if get(t, kept, "/registry/pods/a") != "pod" || get(t, volatile, "/registry/leases/a") != "lease" {
+		t.Error("a value was not read back")
+	}
+	if get(t, volatile, "/registry/pods/a") != "" || get(t, kept, "/registry/leases/a") != "" {
+		t.Error("the databases are one")
+	}
+	if err := d.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	stop()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := d.Check(ctx); err == nil {
+		t.Error("healthy after it was stopped")
+	}
+}
+
+// TestKeepsWrites restarts on what a clean stop and on what kill -9 leave: the database with its log.
+func TestKeepsWrites(t *testing.T) {
+	d, stop := start(t, newPaths(t))
+	create(t, dial(t, d.Endpoint()), "/registry/pods/a", "pod")
+	create(t, dial(t, d.VolatileEndpoint()), "/registry/leases/a", "lease")
+
+	killed := newPaths(t)
+	for from, to := range map[string]string{d.paths.DB(): killed.DB(), d.paths.VolatileDB(): killed.VolatileDB()} {
+		if err := os.CopyFS(filepath.Dir(to), os.DirFS(filepath.Dir(from))); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(to + "-wal"); err != nil || fi.Size() == 0 {
+			t.Fatalf("the copy has no log, and proves nothing: %v", err)
+		}
+	}
+	stop()
+	for name, paths := range map[string]config.Paths{"stopped": d.paths, "killed": killed} {
+		d, stop := start(t, paths)
+		if get(t, dial(t, d.Endpoint()), "/registry/pods/a") != "pod" {
+			t.Errorf("%s: the pod is lost", name)
+		}
+		if get(t, dial(t, d.VolatileEndpoint()), "/registry/leases/a") != "lease" {
+			t.Errorf("%s: the lease is lost", name)
+		}
+		stop()
+	}
+}
+
+// TestDamage has a damaged file of each kind: one must stay as it is, the other is made anew.
+func TestDamage(t *testing.T) {
+	paths := newPaths(t)
+	d := &Datastore{paths: paths}
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{paths.DB(), paths.VolatileDB()} {
+		if err := os.WriteFile(path, []byte("scrambled"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := d.Prepare(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "restore it from a backup") || !strings.Contains(err.Error(), paths.DB()) {
+		t.Errorf("the error is %v", err)
+	}
+	if data, err := os.ReadFile(paths.DB()); err != nil || string(data) != "scrambled" {
+		t.Errorf("the damaged database was touched: %q, %v", data, err)
+	}
+	if err := os.Remove(paths.DB()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(paths.VolatileDB()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the volatile database is still there: %v", err)
+	}
+}
+
+// TestSyncs asks SQLite what became of the data source that we give to kine.
+func TestSyncs(t *testing.T) {
+	for mode, want := range map[string]int{"FULL": 2, "OFF": 0} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		dsn := strings.TrimPrefix(sqliteDSN(filepath.Join(t.TempDir(), "a.db"), mode), "sqlite://")
+		_, db, err := sqlite.NewVariant(ctx, &wg, "sqlite3", &drivers.Config{DataSourceName: dsn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var synchronous, busy, limit int
+		var journal string
+		for pragma, to := range map[string]any{"synchronous": &synchronous, "busy_timeout": &busy, "journal_size_limit": &limit, "journal_mode": &journal} {
+			if err := db.DB.QueryRow("PRAGMA " + pragma).Scan(to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if synchronous != want || busy != 30000 || limit != 8<<20 || journal != "wal" {
+			t.Errorf("%s: synchronous %d, busy_timeout %d, journal_size_limit %d, journal_mode %s", mode, synchronous, busy, limit, journal)
+		}
+		cancel()
+		wg.Wait()
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	cfg := config.Defaults()
+	alone := New(cfg)
+	if !alone.Alone() || alone.VolatileEndpoint() == "" || alone.VolatileEndpoint() == alone.Endpoint() {
+		t.Errorf("alone: %q, %q", alone.Endpoint(), alone.VolatileEndpoint())
+	}
+	cfg.DatastoreEndpoint = "postgres://db/kine"
+	if shared := New(cfg); shared.Alone() || shared.VolatileEndpoint() != "" {
+		t.Errorf("shared: %q, %q", shared.Endpoint(), shared.VolatileEndpoint())
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"sqlite:///var/lib/edgebox/state.db?_synchronous=FULL":     "/var/lib/edgebox/state.db",
+		"postgres://kine:secret@db.lan:5432/kine?sslmode=disable":  "postgres://kine:xxxxx@db.lan:5432/kine",
+		"postgres://db.lan/kine?user=kine&password=secret":         "postgres://db.lan/kine",
+		"postgres://kine:secret%zz@db.lan/kine":                    "postgres://…",
+		"mysql://kine:secret@tcp(db.lan:3306)/kine":                "mysql://…",
+		"kine:secret@tcp(db.lan:3306)/kine":                        "…",
+		"nats://kine:secret@nats.lan?bucket=kine&password=secret2": "nats://kine:xxxxx@nats.lan",
+	} {
+		if got := redact(dsn); got != want || strings.Contains(got, "secret") {
+			t.Errorf("redact(%q) = %q, want %q", dsn, got, want)
+		}
+	}
+}
