@@ -41,6 +41,7 @@ disable = true
 
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "overlayfs"
+image_pull_with_sync_fs = true
 stats_collect_period = 60
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
