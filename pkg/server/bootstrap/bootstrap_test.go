@@ -1,0 +1,256 @@
+package bootstrap
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"sigs.k8s.io/yaml"
+
+	"github.com/edgebox/edgebox/pkg/pki"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// TestObjects shows all that nodes and the API server are allowed: a change here is one of security.
+func TestObjects(t *testing.T) {
+	var docs []string
+	for _, r := range roles() {
+		docs = append(docs, asYAML(t, r))
+	}
+	for _, b := range bindings() {
+		docs = append(docs, asYAML(t, b))
+	}
+	got := strings.Join(docs, "---\n")
+	path := filepath.Join("testdata", "rbac.yaml")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("differs from %s (-update writes it):\n%s", path, got)
+	}
+}
+
+func asYAML(t *testing.T, object any) string {
+	t.Helper()
+	data, err := yaml.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestApply: objects come into being, stay as they are, and get back what someone has taken from them.
+func TestApply(t *testing.T) {
+	c := fake.NewClientset()
+	b := &Bootstrap{client: c}
+	state := func() string {
+		t.Helper()
+		if err := b.apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		roles, err := c.RbacV1().ClusterRoles().List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bindings, err := c.RbacV1().ClusterRoleBindings().List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, r := range roles.Items {
+			out = append(out, asYAML(t, r.Rules))
+		}
+		for _, b := range bindings.Items {
+			out = append(out, asYAML(t, b.RoleRef), asYAML(t, b.Subjects))
+		}
+		return strings.Join(out, "---\n")
+	}
+	first := state()
+	if again := state(); again != first {
+		t.Errorf("the second apply changed objects:\n%s", again)
+	}
+	role, err := c.RbacV1().ClusterRoles().Get(t.Context(), "edgebox:node", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	role.Rules = []rbacv1.PolicyRule{{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"*"}}}
+	if _, err := c.RbacV1().ClusterRoles().Update(t.Context(), role, metav1.UpdateOptions{FieldManager: "someone"}); err != nil {
+		t.Fatal(err)
+	}
+	if again := state(); again != first {
+		t.Errorf("rules of someone else stayed:\n%s", again)
+	}
+}
+
+// TestRunTriesAgain until the API takes the objects.
+func TestRunTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fake.NewClientset()
+		refusals := 3
+		c.PrependReactor("patch", "clusterroles", func(clienttesting.Action) (bool, runtime.Object, error) {
+			refusals--
+			return refusals >= 0, nil, errors.New("etcdserver: leader changed")
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		ready := make(chan struct{})
+		go func() { ended <- (&Bootstrap{client: c}).Run(ctx, func() { close(ready) }) }()
+		<-ready
+		if refusals != -1 {
+			t.Errorf("ready with %d refusals to come", refusals)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNodeRole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fake.NewClientset()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		ready := make(chan struct{})
+		go func() {
+			ended <- (&NodeRole{node: "box", client: c}).Run(ctx, func() { close(ready) })
+		}()
+		time.Sleep(time.Second)
+		select {
+		case <-ready:
+			t.Error("ready before the kubelet has registered the node")
+		default:
+		}
+		if _, err := c.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "box", Labels: map[string]string{"rack": "cellar"}}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		<-ready
+		node, err := c.CoreV1().Nodes().Get(ctx, "box", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if node.Labels["node-role.kubernetes.io/control-plane"] != "true" || node.Labels["rack"] != "cellar" {
+			t.Errorf("labels %v", node.Labels)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// newPKI makes CAs and the administrator's kubeconfig in dir.
+func newPKI(t *testing.T, dir string) (certs *pki.Store, kubeconfig string) {
+	t.Helper()
+	certs, kubeconfig = pki.New(filepath.Join(dir, "pki")), filepath.Join(dir, "admin.kubeconfig")
+	if _, err := certs.Ensure(pki.Spec{
+		Leaves:      pki.ControlPlaneLeaves(pki.Host{NodeName: "box"}),
+		Kubeconfigs: []pki.Kubeconfig{{Path: kubeconfig, Server: "https://127.0.0.1:6443", Leaf: pki.Admin}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return certs, kubeconfig
+}
+
+func TestJoinToken(t *testing.T) {
+	dir := t.TempDir()
+	certs, kubeconfig := newPKI(t, dir)
+	file := filepath.Join(dir, "token")
+	prepare := func(chosen string) (pki.Token, error) {
+		j := NewJoinToken(kubeconfig, chosen, file, certs)
+		err := j.Prepare(t.Context())
+		return j.token, err
+	}
+	first, err := prepare("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(file)
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the file has mode %v, %v", fi.Mode(), err)
+	}
+	ca, err := os.ReadFile(certs.CertFile(pki.ServerCA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.VerifyCA(ca); err != nil {
+		t.Errorf("the token is not for this cluster: %v", err)
+	}
+	if again, err := prepare(""); err != nil || again != first {
+		t.Errorf("another token after a restart: %v, %v", again, err)
+	}
+	const chosen = "abcdef.0123456789abcdef"
+	mine, err := prepare(chosen)
+	if err != nil || mine.Bootstrap() != chosen || mine.CAHash != first.CAHash {
+		t.Errorf("the user's token became %v, %v", mine, err)
+	}
+
+	// A new CA must not leave tokens that name the old one.
+	if err := os.RemoveAll(filepath.Join(dir, "pki")); err != nil {
+		t.Fatal(err)
+	}
+	newPKI(t, dir)
+	if after, err := prepare(""); err != nil || after.Bootstrap() != chosen || after.CAHash == first.CAHash {
+		t.Errorf("with another CA: %v, %v", after, err)
+	}
+
+	if _, err := prepare("short"); err == nil || !strings.HasPrefix(err.Error(), "--token: ") || strings.Contains(err.Error(), "short") {
+		t.Errorf("a bad token: %v", err)
+	}
+	if err := os.WriteFile(file, []byte("EB1garbled"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := prepare(""); err == nil || !strings.HasPrefix(err.Error(), file) || !strings.HasSuffix(err.Error(), "remove the file to get a new one") {
+		t.Errorf("a garbled file: %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := prepare(""); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder in its place: %v", err)
+	}
+}
+
+func TestJoinTokenSecret(t *testing.T) {
+	c := fake.NewClientset()
+	j := &JoinToken{client: c, token: pki.Token{ID: "abcdef", Secret: "0123456789abcdef"}}
+	for range 2 {
+		if err := j.apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := c.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-abcdef", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _ := json.Marshal(s.StringData)
+	const want = `{"auth-extra-groups":"system:bootstrappers:edgebox","description":"made by edgebox server; see its --token",` +
+		`"token-id":"abcdef","token-secret":"0123456789abcdef","usage-bootstrap-authentication":"true","usage-bootstrap-signing":"true"}`
+	if s.Type != "bootstrap.kubernetes.io/token" || string(got) != want {
+		t.Errorf("%s: %s", s.Type, got)
+	}
+}
