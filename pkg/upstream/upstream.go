@@ -4,6 +4,7 @@ package upstream
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -36,9 +37,11 @@ func Parse(component string, fs *pflag.FlagSet, own map[string]string, user []st
 	return nil
 }
 
-// FlagSet joins named flag sets of a component into one that reports errors instead of exiting.
+// FlagSet joins named flag sets of a component into one that reports errors instead of exiting, and that does not warn
+// of flags which upstream wants to see in a file.
 func FlagSet(component string, sets map[string]*pflag.FlagSet) *pflag.FlagSet {
 	all := pflag.NewFlagSet(component, pflag.ContinueOnError)
+	all.SetOutput(io.Discard)
 	for _, fs := range sets {
 		all.AddFlagSet(fs)
 	}
