@@ -6,10 +6,13 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,10 +28,7 @@ import (
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
-const (
-	healthURL = "http://127.0.0.1:10248/healthz"
-	readyPoll = 25 * time.Millisecond
-)
+const readyPoll = 25 * time.Millisecond
 
 // Identity is the files by which the node and the API server know each other.
 type Identity struct {
@@ -43,6 +43,7 @@ type Kubelet struct {
 	cfg    config.Config
 	id     Identity
 	server *options.KubeletServer
+	health string // URL of its health check
 }
 
 // New returns the kubelet of a node.
@@ -81,11 +82,18 @@ func (k *Kubelet) Prepare(context.Context) error {
 	if err := upstream.Parse("kubelet", fs, own, k.cfg.KubeletArg); err != nil {
 		return err
 	}
+	if flags.KubeletConfigFile != "" || flags.KubeletDropinConfigDirectory != "" {
+		return errors.New("kubelet-arg: config and config-dir are not read: give each setting as an argument of its own")
+	}
+	if conf.HealthzPort == 0 {
+		return errors.New("kubelet-arg: healthz-port=0 would hide from edgebox whether the kubelet is healthy: give it another port")
+	}
+	k.health = "http://" + net.JoinHostPort(conf.HealthzBindAddress, strconv.Itoa(int(conf.HealthzPort))) + "/healthz"
 	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(conf.FeatureGates); err != nil {
-		return err
+		return fmt.Errorf("kubelet-arg: %w", err)
 	}
 	if err := validation.ValidateKubeletConfiguration(conf, utilfeature.DefaultFeatureGate); err != nil {
-		return err
+		return fmt.Errorf("kubelet-arg: %w", err)
 	}
 	k.server = &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *conf}
 	return options.ValidateKubeletServer(k.server)
@@ -140,7 +148,7 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 func (k *Kubelet) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, healthURL, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.health, nil)
 	if err != nil {
 		return err
 	}
@@ -150,7 +158,7 @@ func (k *Kubelet) Check(ctx context.Context) error {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", healthURL, res.Status)
+		return fmt.Errorf("%s: %s", k.health, res.Status)
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ const healthAddress = "127.0.0.1:10256"
 // Proxy is the component. It can be started once in a process: upstream's sync loops do not end.
 type Proxy struct {
 	cfg        config.Config
+	paths      config.Paths
 	kubeconfig string
 	client     kubernetes.Interface
 	conf       *proxyconfig.KubeProxyConfiguration
@@ -55,7 +56,7 @@ type Proxy struct {
 
 // New returns kube-proxy for the node whose identity the kubeconfig has.
 func New(cfg config.Config, kubeconfig string) *Proxy {
-	return &Proxy{cfg: cfg, kubeconfig: kubeconfig}
+	return &Proxy{cfg: cfg, paths: cfg.Paths(), kubeconfig: kubeconfig}
 }
 
 // Name implements component.Component.
@@ -87,16 +88,22 @@ func (p *Proxy) Prepare(ctx context.Context) error {
 	if err := upstream.Parse("kube-proxy", fs, own, p.cfg.ProxyArg); err != nil {
 		return err
 	}
+	if fs.Lookup("healthz-bind-address").Value.String() == "" {
+		return errors.New("kube-proxy-arg: without a healthz-bind-address edgebox could not see whether the rules are up to date: give it another one")
+	}
+	if opts.ConfigFile != "" {
+		return errors.New("kube-proxy-arg: config is not read: give each setting as an argument of its own")
+	}
 	if err := opts.Complete(fs); err != nil {
-		return err
+		return fmt.Errorf("kube-proxy-arg: %w", err)
 	}
 	if err := opts.Validate(); err != nil {
+		return fmt.Errorf("kube-proxy-arg: %w", err)
+	}
+	if err := os.MkdirAll(p.paths.Run, 0o755); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(p.cfg.Paths().Run, 0o755); err != nil {
-		return err
-	}
-	opts.WriteConfigTo = p.cfg.Paths().ProxyConfig()
+	opts.WriteConfigTo = p.paths.ProxyConfig()
 	if err := opts.Run(ctx); err != nil {
 		return fmt.Errorf("write %s: %w", opts.WriteConfigTo, err)
 	}
