@@ -3,7 +3,6 @@ package controlplane
 import (
 	"context"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -98,10 +97,10 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 	s.Etcd.StorageConfig.HealthcheckTimeout = 5 * time.Second
 	completed, err := s.Complete(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("kube-apiserver-arg: %w", err)
 	}
 	if errs := completed.Validate(); len(errs) > 0 {
-		return utilerrors.NewAggregate(errs)
+		return fmt.Errorf("kube-apiserver-arg: %w", utilerrors.NewAggregate(errs))
 	}
 	if completed.InformerName, err = cache.NewInformerName("kube-apiserver"); err != nil {
 		return err
@@ -159,9 +158,4 @@ func joinStrings[T fmt.Stringer](values []T) string {
 		s[i] = v.String()
 	}
 	return strings.Join(s, ",")
-}
-
-// loopback is the URL of a health check on this host.
-func loopback(port int, path string) string {
-	return "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) + path
 }

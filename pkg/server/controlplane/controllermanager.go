@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -88,8 +89,16 @@ func (c *ControllerManager) Prepare(context.Context) error {
 	if err := opts.ComponentGlobalsRegistry.Set(); err != nil {
 		return err
 	}
+	// Upstream looks at the values when it starts, where a bad one would be tried again and again.
+	if err := opts.Validate(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases()); err != nil {
+		return fmt.Errorf("kube-controller-manager-arg: %w", err)
+	}
+	url, err := healthURL("kube-controller-manager-arg", opts.SecureServing, "/healthz?verbose")
+	if err != nil {
+		return err
+	}
 	c.opts = opts
-	c.probe, err = newProber(loopback(controllerManagerPort, "/healthz?verbose"), certs.CertFile(pki.ServerCA), "", "")
+	c.probe, err = newProber(url, certs.CertFile(pki.ServerCA), "", "")
 	return err
 }
 

@@ -11,11 +11,14 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
+	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/klog/v2"
 
 	"github.com/edgebox/edgebox/pkg/component"
@@ -56,7 +59,8 @@ type prober struct {
 	http *http.Client
 }
 
-// newProber reads the certificates once; ca verifies the server, cert and key identify the caller and may be empty.
+// newProber verifies the server by ca; cert and key identify the caller, are read again for each connection, since they
+// are renewed while edgebox runs, and may be empty.
 func newProber(url, ca, cert, key string) (*prober, error) {
 	pem, err := os.ReadFile(ca)
 	if err != nil {
@@ -66,11 +70,13 @@ func newProber(url, ca, cert, key string) (*prober, error) {
 	roots.AppendCertsFromPEM(pem)
 	conf := &tls.Config{RootCAs: roots, ServerName: "localhost"}
 	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
+		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
 			return nil, err
 		}
-		conf.Certificates = []tls.Certificate{pair}
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			return &pair, err
+		}
 	}
 	return &prober{url: url, http: &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}}, nil
 }
@@ -101,6 +107,9 @@ func (p *prober) get(ctx context.Context) (string, error) {
 	if res.StatusCode == http.StatusOK {
 		return string(body), nil
 	}
+	if res.StatusCode == http.StatusUnauthorized {
+		p.http.CloseIdleConnections() // made with a certificate that has ended
+	}
 	var failed []string
 	for line := range strings.Lines(string(body)) {
 		if name, ok := strings.CutPrefix(line, "[-]"); ok {
@@ -112,4 +121,16 @@ func (p *prober) get(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%s: %s", p.url, res.Status)
 	}
 	return "", fmt.Errorf("not ready: %s", strings.Join(failed, ", "))
+}
+
+// healthURL is where a component that serves with s, from the arguments of the option, answers for its health.
+func healthURL(option string, s *genericoptions.SecureServingOptions, path string) (string, error) {
+	if s.BindPort == 0 {
+		return "", fmt.Errorf("%s: secure-port=0 would hide from edgebox whether it is healthy: give it another port", option)
+	}
+	host := s.BindAddress
+	if host.IsUnspecified() {
+		host = net.IPv4(127, 0, 0, 1)
+	}
+	return "https://" + net.JoinHostPort(host.String(), strconv.Itoa(s.BindPort)) + path, nil
 }

@@ -54,12 +54,15 @@ func (s *Scheduler) Prepare(context.Context) error {
 	if err := opts.ComponentGlobalsRegistry.Set(); err != nil {
 		return err
 	}
-	var err error
+	url, err := healthURL("kube-scheduler-arg", opts.SecureServing, "/readyz")
+	if err != nil {
+		return err
+	}
 	if opts.InformerName, err = cache.NewInformerName("kube-scheduler"); err != nil {
 		return err
 	}
 	s.opts = opts
-	s.probe, err = newProber(loopback(schedulerPort, "/readyz"), certs.CertFile(pki.ServerCA), "", "")
+	s.probe, err = newProber(url, certs.CertFile(pki.ServerCA), "", "")
 	return err
 }
 
