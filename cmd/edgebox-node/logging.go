@@ -23,6 +23,7 @@ import (
 // side they complain about each other, so those lines are held back at first: shown if the boot fails, else dropped.
 type logs struct {
 	upstream *gate
+	debug    bool
 }
 
 func setUpLogging(debug bool) *logs {
@@ -31,7 +32,7 @@ func setUpLogging(debug bool) *logs {
 		level, foreign = slog.LevelDebug, slog.LevelInfo
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
-	l := &logs{upstream: &gate{
+	l := &logs{debug: debug, upstream: &gate{
 		Handler: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: foreign}),
 		state:   &gateState{hold: !debug},
 	}}
@@ -72,7 +73,11 @@ func (s *stdlog) Write(line []byte) (int, error) {
 func (l *logs) booted() { l.upstream.state.release(false) }
 
 // stopping holds lines back again, until failed or the end.
-func (l *logs) stopping() { l.upstream.state.close() }
+func (l *logs) stopping() {
+	if !l.debug {
+		l.upstream.state.close()
+	}
+}
 
 // failed shows what was held back.
 func (l *logs) failed() { l.upstream.state.release(true) }

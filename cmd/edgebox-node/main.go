@@ -79,16 +79,16 @@ func run() error {
 		case <-g.Ready():
 			logs.booted()
 			report.ready()
-			settleBinaries(cfg.Paths())
 			notify("READY=1")
+			settleBinaries(cfg.Paths())
 		case <-ctx.Done():
 		}
 	}()
-	context.AfterFunc(ctx, func() {
+	defer context.AfterFunc(ctx, func() {
 		logs.stopping()
 		slog.Info("stopping; pods keep running")
 		notify("STOPPING=1")
-	})
+	})()
 	err = g.Run(ctx)
 	if ctx.Err() != nil { // as asked; what took too long ends with the process, and no write depends on it
 		if err != nil {
