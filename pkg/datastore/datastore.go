@@ -27,6 +27,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
@@ -46,6 +47,9 @@ const (
 	pollShared = time.Second
 	pollAlone  = 5 * time.Second
 )
+
+// minPing is how often a client may ask whether the connection lives, as etcd has it.
+const minPing = 5 * time.Second
 
 // maxRequest bounds what a client may send in one request: etcd's own 1.5 MiB and room for the envelope.
 const maxRequest = 2 << 20
@@ -185,7 +189,9 @@ func (s *store) start(failed chan<- error) error {
 	if err := backend.Start(ctx); err != nil {
 		return s.openError(err)
 	}
-	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(1<<31-1))
+	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(1<<31-1),
+		// The API server pings each idle connection every 30 s; gRPC's default would end them, with all their watches.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}))
 	server.New(checkedBackend{backend}, "unix", notifyInterval, emulatedEtcd).Register(s.grpc)
 	l, err := listenUnix(s.socket)
 	if err != nil {
