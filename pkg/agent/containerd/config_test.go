@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -49,10 +50,13 @@ func strict(t *testing.T, what string, data []byte, into any) {
 	}
 }
 
+// registerOnce, since plugins are global to the process and a test may run again.
+var registerOnce = sync.OnceFunc(func() { registerClient(&Containerd{}) })
+
 // TestContainerdKnowsConfig holds the file against the plugins that are linked in: an upgrade of containerd may rename
 // any of them or their keys.
 func TestContainerdKnowsConfig(t *testing.T) {
-	registerClient(&Containerd{})
+	registerOnce()
 	registered := map[string]plugin.Registration{}
 	for _, r := range registry.Graph(func(*plugin.Registration) bool { return false }) {
 		registered[r.URI()] = r
