@@ -28,7 +28,7 @@ func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *compon
 	ready := []*component.Node{kl}
 
 	if !cfg.Disabled(config.KubeProxy) {
-		ready = append(ready, g.Add(component.Restart(proxy.New(cfg, id.Kubeconfig)), component.After(hst, api)))
+		ready = append(ready, g.Add(proxy.New(cfg, id.Kubeconfig), component.After(hst, api)))
 	}
 	if !cfg.Disabled(config.Flannel) {
 		net := flannel.New(flannel.Config{

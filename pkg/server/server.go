@@ -39,7 +39,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(controlplane.NewScheduler(cfg, certs, !store.Alone()), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
 	g.Add(component.Restart(bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)), component.After(api))
-	if !cfg.Disabled(config.DNS) {
+	if !cfg.Disabled(config.DNS) && !cfg.Disabled(config.Flannel) { // the servers listen on flannel's bridge
 		g.Add(component.Restart(dns.NewService(dns.ServiceConfig{
 			Client:    func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "dns-service") },
 			ClusterIP: cfg.ClusterDNS,
