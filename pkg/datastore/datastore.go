@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,6 +30,7 @@ import (
 
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/socket"
 )
 
 // Settings of kine that have no default in the library. The etcd version is what the API server asks for when it
@@ -193,7 +193,7 @@ func (s *store) start(failed chan<- error) error {
 		// The API server pings each idle connection every 30 s; gRPC's default would end them, with all their watches.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}))
 	server.New(checkedBackend{backend}, "unix", notifyInterval, emulatedEtcd).Register(s.grpc)
-	l, err := listenUnix(s.socket)
+	l, err := socket.Listen(s.socket)
 	if err != nil {
 		return err
 	}
@@ -300,21 +300,6 @@ func (s *store) read(ctx context.Context) error {
 	defer conn.Close()
 	_, err = etcdserverpb.NewKVClient(conn).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
 	return err
-}
-
-// listenUnix makes the socket for root alone, from the first moment on.
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }
 
 // redact names a data source without the password in it.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/pprof"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/edgebox/edgebox/pkg/admin"
+	"github.com/edgebox/edgebox/pkg/socket"
 )
 
 // Images is the image store of this machine. T is an entry of its list as JSON gives it.
@@ -105,15 +105,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err := os.MkdirAll(filepath.Dir(s.socket), 0o755); err != nil {
 		return err
 	}
-	if err := os.Remove(s.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.Listen("unix", s.socket)
+	l, err := socket.Listen(s.socket)
 	if err != nil {
 		return err
-	}
-	if err := os.Chmod(s.socket, 0o600); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	srv := &http.Server{Handler: s.mux, ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
