@@ -30,6 +30,7 @@ import (
 
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/durable"
 	"github.com/edgebox/edgebox/pkg/socket"
 )
 
@@ -94,7 +95,7 @@ func (d *Datastore) Prepare(context.Context) error {
 		return nil
 	}
 	for _, db := range []string{d.paths.DB(), d.paths.VolatileDB()} {
-		if err := os.MkdirAll(filepath.Dir(db), 0o700); err != nil {
+		if err := durable.MkdirAll(filepath.Dir(db), 0o700); err != nil {
 			return err
 		}
 	}

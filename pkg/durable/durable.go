@@ -27,9 +27,9 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	return Writer{}.WriteFile(path, data, perm)
 }
 
-// A Writer is WriteFile with hooks at the steps that a disk can fail, for tests; the zero Writer has none.
+// A Writer is WriteFile and MkdirAll with hooks at the steps that a disk can fail, for tests; the zero Writer has none.
 type Writer struct {
-	Sync   func(f *os.File) error              // in place of f.Sync, for the file and then for its directory
+	Sync   func(f *os.File) error              // in place of f.Sync, for a file and then for its directory
 	Rename func(oldpath, newpath string) error // in place of os.Rename
 }
 
@@ -42,10 +42,7 @@ func (w Writer) WriteFile(path string, data []byte, perm fs.FileMode) error {
 }
 
 func (w Writer) write(path string, data []byte, perm fs.FileMode) (err error) {
-	sync, rename := w.Sync, w.Rename
-	if sync == nil {
-		sync = (*os.File).Sync
-	}
+	rename := w.Rename
 	if rename == nil {
 		rename = os.Rename
 	}
@@ -70,7 +67,7 @@ func (w Writer) write(path string, data []byte, perm fs.FileMode) (err error) {
 	if err := f.Chmod(perm); err != nil {
 		return err
 	}
-	if err := sync(f); err != nil {
+	if err := w.sync(f); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
@@ -80,17 +77,24 @@ func (w Writer) write(path string, data []byte, perm fs.FileMode) (err error) {
 		return err
 	}
 
-	return syncDir(dir, sync)
+	return w.syncDir(dir)
 }
 
-func syncDir(dir string, sync func(*os.File) error) error {
+func (w Writer) sync(f *os.File) error {
+	if w.Sync != nil {
+		return w.Sync(f)
+	}
+	return f.Sync()
+}
+
+func (w Writer) syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
 	// Some network and FUSE file systems cannot sync a directory; there is nothing more to do on them.
-	if err := sync(d); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
+	if err := w.sync(d); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	return nil
@@ -98,7 +102,10 @@ func syncDir(dir string, sync func(*os.File) error) error {
 
 // MkdirAll is os.MkdirAll, and makes the new directories' names durable too: without that, a power cut can take a
 // whole new directory away with the durable files in it.
-func MkdirAll(path string, perm fs.FileMode) error {
+func MkdirAll(path string, perm fs.FileMode) error { return Writer{}.MkdirAll(path, perm) }
+
+// MkdirAll is the package's MkdirAll through the Writer's hooks.
+func (w Writer) MkdirAll(path string, perm fs.FileMode) error {
 	path = filepath.Clean(path)
 	var parents []string // of what is to be made
 	for dir := path; ; dir = filepath.Dir(dir) {
@@ -111,7 +118,7 @@ func MkdirAll(path string, perm fs.FileMode) error {
 		return err
 	}
 	for _, dir := range parents {
-		if err := syncDir(dir, (*os.File).Sync); err != nil {
+		if err := w.syncDir(dir); err != nil {
 			return err
 		}
 	}

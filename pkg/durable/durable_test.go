@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -102,11 +103,17 @@ func TestWriteFileConcurrently(t *testing.T) {
 }
 
 func TestMkdirAll(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "a", "b")
+	tmp := t.TempDir()
+	dir := filepath.Join(tmp, "a", "b")
+	var synced []string
+	w := Writer{Sync: func(f *os.File) error { synced = append(synced, f.Name()); return nil }}
 	for range 2 { // the second time there is nothing to do
-		if err := MkdirAll(dir, 0o700); err != nil {
+		if err := w.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if want := []string{filepath.Join(tmp, "a"), tmp}; !slices.Equal(synced, want) { // the folders that have a new name in them
+		t.Errorf("synced %v, want %v", synced, want)
 	}
 	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", fi, err)
@@ -116,6 +123,10 @@ func TestMkdirAll(t *testing.T) {
 	}
 	if err := MkdirAll(filepath.Join(dir, "f", "c"), 0o700); !errors.Is(err, syscall.ENOTDIR) {
 		t.Errorf("below a file: %v", err)
+	}
+	w.Sync = func(*os.File) error { return syscall.EIO }
+	if err := w.MkdirAll(filepath.Join(tmp, "c"), 0o700); !errors.Is(err, syscall.EIO) {
+		t.Errorf("on a dying disk: %v", err)
 	}
 }
 

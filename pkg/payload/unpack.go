@@ -66,7 +66,7 @@ func (p *Payload) Verify() error {
 // unpack does the work of Unpack under the lock.
 func (p *Payload) unpack(dir string, entries []entry) error {
 	binDir := p.BinDir(dir)
-	if err := os.MkdirAll(binDir, 0o755); err != nil {
+	if err := durable.MkdirAll(binDir, 0o755); err != nil { // the first folder of a new data dir
 		return err
 	}
 	unlock, err := lock(dir)

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -51,7 +50,7 @@ func (c *Containerd) Name() string { return "containerd" }
 
 // Prepare renders the configuration file.
 func (c *Containerd) Prepare(context.Context) error {
-	if err := os.MkdirAll(c.paths.Containerd(), 0o700); err != nil {
+	if err := durable.MkdirAll(c.paths.Containerd(), 0o700); err != nil {
 		return err
 	}
 	return durable.WriteFile(c.paths.ContainerdConfig(), render(c.paths, canLowerOOMScore()), 0o600)
