@@ -2,12 +2,13 @@ package bootstrap
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -235,22 +237,119 @@ func TestJoinToken(t *testing.T) {
 	}
 }
 
-func TestJoinTokenSecret(t *testing.T) {
-	c := fake.NewClientset()
-	j := &JoinToken{client: c, token: pki.Token{ID: "abcdef", Secret: "0123456789abcdef"}}
-	for range 2 {
-		if err := j.apply(t.Context()); err != nil {
+// TestJoinTokenFile: the file is replaced only when that changes something.
+func TestJoinTokenFile(t *testing.T) {
+	dir := t.TempDir()
+	certs, kubeconfig := newPKI(t, dir)
+	file := filepath.Join(dir, "token")
+	inode := func() os.FileInfo {
+		t.Helper()
+		if err := NewJoinToken(kubeconfig, "", file, certs).Prepare(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		fi, err := os.Lstat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Mode() != 0o600 {
+			t.Errorf("the file has mode %v", fi.Mode())
+		}
+		return fi
 	}
-	s, err := c.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-abcdef", metav1.GetOptions{})
-	if err != nil {
+	first := inode()
+	if !os.SameFile(first, inode()) {
+		t.Error("the file was written again though nothing had changed")
+	}
+	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	got, _ := json.Marshal(s.StringData)
-	const want = `{"auth-extra-groups":"system:bootstrappers:edgebox","description":"made by edgebox server; see its --token",` +
-		`"token-id":"abcdef","token-secret":"0123456789abcdef","usage-bootstrap-authentication":"true","usage-bootstrap-signing":"true"}`
-	if s.Type != "bootstrap.kubernetes.io/token" || string(got) != want {
-		t.Errorf("%s: %s", s.Type, got)
+	if os.SameFile(first, inode()) {
+		t.Error("who had opened the file while all could read it still sees what is written to it")
 	}
+}
+
+func TestJoinTokenSecret(t *testing.T) {
+	c := fake.NewClientset(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "bootstrap-token-users1"},
+		Type:       corev1.SecretTypeBootstrapToken,
+	})
+	apply := func(id, secret string) {
+		t.Helper()
+		j := &JoinToken{client: c, token: pki.Token{ID: id, Secret: secret}}
+		for range 2 {
+			if err := j.apply(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	secrets := func() (all []corev1.Secret, names string) {
+		t.Helper()
+		list, err := c.CoreV1().Secrets("kube-system").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, s := range list.Items {
+			out = append(out, s.Name)
+		}
+		slices.Sort(out)
+		return list.Items, strings.Join(out, " ")
+	}
+
+	apply("abcdef", "0123456789abcdef")
+	all, names := secrets()
+	if names != "bootstrap-token-abcdef bootstrap-token-users1" {
+		t.Fatalf("the secrets are %s", names)
+	}
+	s := all[slices.IndexFunc(all, func(s corev1.Secret) bool { return s.Name == "bootstrap-token-abcdef" })]
+	got := map[string]string{}
+	for k, v := range s.Data {
+		got[k] = string(v)
+	}
+	if want := map[string]string{
+		"auth-extra-groups": "system:bootstrappers:edgebox", "description": "made by edgebox server; see its --token",
+		"token-id": "abcdef", "token-secret": "0123456789abcdef",
+		"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
+	}; s.Type != "bootstrap.kubernetes.io/token" || !maps.Equal(got, want) {
+		t.Errorf("%s: %v", s.Type, got)
+	}
+
+	// The same id with another secret is another token, too.
+	apply("abcdef", "fedcba9876543210")
+	if s, err := c.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-abcdef", metav1.GetOptions{}); err != nil || string(s.Data["token-secret"]) != "fedcba9876543210" {
+		t.Errorf("the secret is %s, %v", s.Data["token-secret"], err)
+	}
+	apply("second", "0123456789abcdef")
+	if _, names := secrets(); names != "bootstrap-token-second bootstrap-token-users1" {
+		t.Errorf("after the token was changed there are %s", names)
+	}
+}
+
+// TestJoinTokenIsReadyOnceTheFormerIsRevoked, not before.
+func TestJoinTokenIsReadyOnceTheFormerIsRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fake.NewClientset()
+		if err := (&JoinToken{client: c, token: pki.Token{ID: "former", Secret: "0123456789abcdef"}}).apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		refusals := 3
+		c.PrependReactor("delete", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+			refusals--
+			return refusals >= 0, nil, errors.New("etcdserver: leader changed")
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		ready := make(chan struct{})
+		go func() {
+			ended <- (&JoinToken{client: c, token: pki.Token{ID: "abcdef", Secret: "0123456789abcdef"}}).Run(ctx, func() { close(ready) })
+		}()
+		<-ready
+		if _, err := c.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-former", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("ready while the former token is good: %v", err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

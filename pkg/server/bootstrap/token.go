@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	core "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -18,10 +20,14 @@ import (
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
+// tokenLabel marks the Secrets of this component's tokens. Those that users make have none and are left alone.
+const tokenLabel = "edgebox.internal/join-token"
+
 // joinGroup is what a machine is that has shown the token, until it has a certificate of its own.
 const joinGroup = "system:bootstrappers:edgebox"
 
-// JoinToken keeps the token by which nodes join: in a file for the operator, and as a bootstrap token in the cluster.
+// JoinToken keeps the token by which nodes join: in a file for the operator, and as a bootstrap token in the cluster. A
+// token that it has put there before ends when another takes its place.
 type JoinToken struct {
 	kubeconfig string
 	chosen     string // by the user, <id>.<secret>; empty for a random one
@@ -53,7 +59,7 @@ func (j *JoinToken) Prepare(context.Context) (err error) {
 	if j.token, err = j.token.WithCA(ca); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(j.file, []byte(j.token.Encode()+"\n"), 0o600); err != nil {
+	if err := writeChanged(j.file, j.token.Encode()+"\n"); err != nil {
 		return err
 	}
 	j.client, err = upstream.Client(j.kubeconfig, j.Name())
@@ -92,17 +98,46 @@ func (j *JoinToken) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
+// apply puts the token into the cluster first and then takes its predecessors away, so that one is always good.
 func (j *JoinToken) apply(ctx context.Context) error {
-	secret := core.Secret(bootstrapapi.BootstrapTokenSecretPrefix+j.token.ID, metav1.NamespaceSystem).
+	secrets := j.client.CoreV1().Secrets(metav1.NamespaceSystem)
+	name := bootstrapapi.BootstrapTokenSecretPrefix + j.token.ID
+	secret := core.Secret(name, metav1.NamespaceSystem).
+		WithLabels(map[string]string{tokenLabel: "true"}).
 		WithType(bootstrapapi.SecretTypeBootstrapToken).
-		WithStringData(map[string]string{
-			bootstrapapi.BootstrapTokenIDKey:               j.token.ID,
-			bootstrapapi.BootstrapTokenSecretKey:           j.token.Secret,
-			bootstrapapi.BootstrapTokenUsageAuthentication: "true",
-			bootstrapapi.BootstrapTokenUsageSigningKey:     "true",
-			bootstrapapi.BootstrapTokenExtraGroupsKey:      joinGroup,
-			bootstrapapi.BootstrapTokenDescriptionKey:      "made by edgebox server; see its --token",
+		WithData(map[string][]byte{
+			bootstrapapi.BootstrapTokenIDKey:               []byte(j.token.ID),
+			bootstrapapi.BootstrapTokenSecretKey:           []byte(j.token.Secret),
+			bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"),
+			bootstrapapi.BootstrapTokenUsageSigningKey:     []byte("true"),
+			bootstrapapi.BootstrapTokenExtraGroupsKey:      []byte(joinGroup),
+			bootstrapapi.BootstrapTokenDescriptionKey:      []byte("made by edgebox server; see its --token"),
 		})
-	_, err := j.client.CoreV1().Secrets(metav1.NamespaceSystem).Apply(ctx, secret, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-	return err
+	if _, err := secrets.Apply(ctx, secret, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
+		return fmt.Errorf("apply Secret %s: %w", name, err)
+	}
+	ours, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: tokenLabel})
+	if err != nil {
+		return fmt.Errorf("list join tokens: %w", err)
+	}
+	for _, s := range ours.Items {
+		if s.Name == name {
+			continue
+		}
+		if err := secrets.Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("revoke the former join token: %w", err)
+		}
+		slog.Info("former join token revoked", "secret", s.Name)
+	}
+	return nil
+}
+
+// writeChanged writes a file for root alone, unless it is as it should be: a start need not wear the disk.
+func writeChanged(path, content string) error {
+	if old, err := os.ReadFile(path); err == nil && string(old) == content {
+		if fi, err := os.Lstat(path); err == nil && fi.Mode() == 0o600 {
+			return nil
+		}
+	}
+	return durable.WriteFile(path, []byte(content), 0o600)
 }
