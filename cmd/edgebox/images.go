@@ -68,7 +68,10 @@ docker save app | edgebox images import -`,
 				Usage:       "remove images",
 				ArgsUsage:   "NAME...",
 				Description: `edgebox images rm docker.io/library/app:1`,
-				Action:      f.removeImages,
+				Flags: []cli.Flag{
+					&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "also those that are pinned or that running containers were made from"},
+				},
+				Action: f.removeImages,
 			},
 		},
 	}
@@ -229,7 +232,11 @@ func (f *front) removeImages(c *cli.Context) error {
 	}
 	var errs []error
 	for _, name := range c.Args().Slice() {
-		answer, err := localNode().do(c.Context, http.MethodDelete, "/v1/images", url.Values{"name": {name}}, nil)
+		query := url.Values{"name": {name}}
+		if c.Bool("force") {
+			query.Set("force", "true")
+		}
+		answer, err := localNode().do(c.Context, http.MethodDelete, "/v1/images", query, nil)
 		if errors.Is(err, errNotRunning) {
 			return err
 		}

@@ -136,6 +136,11 @@ func TestImages(t *testing.T) {
 		},
 		"DELETE /v1/images": func(w http.ResponseWriter, r *http.Request) {
 			name := r.URL.Query().Get("name")
+			if name == "used" && r.URL.Query().Get("force") != "true" {
+				w.WriteHeader(http.StatusConflict)
+				_, _ = w.Write([]byte(`{"message": "the image is in use by pod default/web"}`))
+				return
+			}
 			if name == "none" {
 				w.WriteHeader(http.StatusNotFound)
 				_, _ = w.Write([]byte(`{"message": "image \"none\": not found"}`))
@@ -189,7 +194,9 @@ func TestImages(t *testing.T) {
 	})
 	t.Run("rm", func(t *testing.T) {
 		h.run("images", "rm", "a", "none", "b").want(t, 1, "removed a\nremoved b\n", `remove none: image "none": not found`)
-		if strings.Join(removed, ",") != "a,b" {
+		h.run("images", "rm", "used").want(t, 1, "", "remove used: the image is in use by pod default/web")
+		h.run("images", "rm", "--force", "used").want(t, 0, "removed used\n")
+		if strings.Join(removed, ",") != "a,b,used" {
 			t.Errorf("removed %v", removed)
 		}
 	})

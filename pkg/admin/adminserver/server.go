@@ -25,7 +25,7 @@ type Images[T any] interface {
 	Images(ctx context.Context) ([]T, error)
 	ImportImages(ctx context.Context, tar io.Reader) (names []string, err error)
 	ExportImages(ctx context.Context, w io.Writer, names []string) error
-	RemoveImage(ctx context.Context, name string) error
+	RemoveImage(ctx context.Context, name string, force bool) error
 }
 
 // checkTimeout bounds the health checks of one status request.
@@ -89,7 +89,8 @@ func ServeImages[T any](s *Server, images Images[T]) {
 		}
 	})
 	s.mux.HandleFunc("DELETE /v1/images", func(w http.ResponseWriter, r *http.Request) {
-		if err := images.RemoveImage(r.Context(), r.URL.Query().Get("name")); err != nil {
+		q := r.URL.Query()
+		if err := images.RemoveImage(r.Context(), q.Get("name"), q.Get("force") == "true"); err != nil {
 			fail(w, err)
 			return
 		}
@@ -133,6 +134,8 @@ func fail(w http.ResponseWriter, err error) {
 		code = http.StatusNotFound
 	case errdefs.IsInvalidArgument(err):
 		code = http.StatusBadRequest
+	case errdefs.IsFailedPrecondition(err):
+		code = http.StatusConflict
 	case errdefs.IsUnavailable(err):
 		code = http.StatusServiceUnavailable
 	}

@@ -52,7 +52,10 @@ func (f *fakeStore) ExportImages(_ context.Context, w io.Writer, names []string)
 	return nil
 }
 
-func (f *fakeStore) RemoveImage(_ context.Context, name string) error {
+func (f *fakeStore) RemoveImage(_ context.Context, name string, force bool) error {
+	if strings.HasPrefix(name, "pinned:") && !force {
+		return errdefs.ErrFailedPrecondition.WithMessage("it is pinned")
+	}
 	f.names = slices.DeleteFunc(f.names, func(n string) bool { return n == name })
 	return f.err
 }
@@ -125,7 +128,9 @@ func TestServes(t *testing.T) {
 		want               string
 	}{
 		{"GET", "/v1/images", "", 200, `["a:1"]` + "\n"},
-		{"POST", "/v1/images/import", "b:1 c:1", 200, `[{"name":"b:1"},{"name":"c:1"}]` + "\n"},
+		{"POST", "/v1/images/import", "b:1 c:1 pinned:1", 200, `[{"name":"b:1"},{"name":"c:1"},{"name":"pinned:1"}]` + "\n"},
+		{"DELETE", "/v1/images?name=pinned:1", "", 409, `{"message":"it is pinned"}` + "\n"},
+		{"DELETE", "/v1/images?name=pinned:1&force=true", "", 204, ""},
 		{"DELETE", "/v1/images?name=a:1", "", 204, ""},
 		{"GET", "/v1/images", "", 200, `["b:1","c:1"]` + "\n"},
 		{"GET", "/v1/images/import", "", 405, "Method Not Allowed\n"},
@@ -155,6 +160,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{fmt.Errorf("image a: %w", errdefs.ErrNotFound), 404},
 		{fmt.Errorf("archive: %w", errdefs.ErrInvalidArgument), 400},
+		{fmt.Errorf("image a is in use: %w", errdefs.ErrFailedPrecondition), 409},
 		{fmt.Errorf("containerd: %w", errdefs.ErrUnavailable), 503},
 		{errors.New("broken"), 500},
 	} {

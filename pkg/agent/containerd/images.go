@@ -9,6 +9,7 @@ import (
 	"time"
 
 	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
@@ -117,11 +118,125 @@ func (c *Containerd) ExportImages(ctx context.Context, w io.Writer, names []stri
 	return cl.Export(ctx, w, opts...)
 }
 
-// RemoveImage deletes a name; content that nothing refers to any more is collected before it returns.
-func (c *Containerd) RemoveImage(ctx context.Context, name string) error {
+// RemoveImage deletes a name. With the last tag of an image go the names by digest that CRI keeps beside it, and content
+// that nothing refers to any more is collected before RemoveImage returns. It refuses to take an image away that is pinned
+// or that a running container was made from, unless force is set: such containers go on, but cannot be started again. The
+// sandbox image always stays, since no pod starts without it.
+func (c *Containerd) RemoveImage(ctx context.Context, name string, force bool) error {
 	ctx, cl, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
-	return cl.ImageService().Delete(ctx, name, images.SynchronousDelete())
+	store := cl.ImageService()
+	img, err := store.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	same, err := store.List(ctx, fmt.Sprintf("target.digest==%q", img.Target.Digest))
+	if err != nil {
+		return err
+	}
+	r := removalOf(img, same)
+	if r.sandbox {
+		return errdefs.ErrFailedPrecondition.WithMessage("every pod needs this image to start, so it stays")
+	}
+	if !force {
+		if r.pinned {
+			return errdefs.ErrFailedPrecondition.WithMessage("the image is pinned: use --force if nothing will need it again")
+		}
+		users, err := runningFrom(ctx, cl, r.names)
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return errdefs.ErrFailedPrecondition.WithMessage("the image is in use by " + enumerate(users) +
+				": delete that first, or use --force, after which it runs on but cannot start again without the image")
+		}
+	}
+	for i, n := range r.names {
+		var opts []images.DeleteOpt
+		if i == len(r.names)-1 {
+			opts = append(opts, images.SynchronousDelete())
+		}
+		if err := store.Delete(ctx, n, opts...); err != nil && (n == name || !errdefs.IsNotFound(err)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removal is what the removal of one name means.
+type removal struct {
+	names   []string // to delete, in this order
+	sandbox bool     // it would take the sandbox image away
+	pinned  bool     // it would take away what something has pinned
+}
+
+// removalOf looks at all names of an image, the one to remove among them.
+func removalOf(img images.Image, same []images.Image) removal {
+	isTag := func(i images.Image) bool {
+		return !strings.HasPrefix(i.Name, "sha256:") && !strings.Contains(i.Name, "@")
+	}
+	going := []images.Image{img}
+	if !slices.ContainsFunc(same, func(i images.Image) bool { return i.Name != img.Name && isTag(i) }) {
+		going = same
+	}
+	var r removal
+	for _, i := range going {
+		r.sandbox = r.sandbox || i.Name == PauseImage
+		r.pinned = r.pinned || i.Labels[labelPinned] != ""
+		if i.Name != img.Name {
+			r.names = append(r.names, i.Name)
+		}
+	}
+	r.names = append(r.names, img.Name) // the one that the user knows goes last: until then the command can be repeated
+	return r
+}
+
+// runningFrom names the containers, made from an image of one of these names, that have not ended.
+func runningFrom(ctx context.Context, cl *client.Client, names []string) ([]string, error) {
+	list, err := cl.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, c := range list {
+		info, err := c.Info(ctx, client.WithoutRefreshedMetadata)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(names, info.Image) || !isAlive(ctx, c) {
+			continue
+		}
+		users = append(users, userOf(info))
+	}
+	slices.Sort(users)
+	return slices.Compact(users), nil
+}
+
+// isAlive reports whether the container has a task that has not ended, or one that does not tell.
+func isAlive(ctx context.Context, c client.Container) bool {
+	task, err := c.Task(ctx, nil)
+	if err != nil {
+		return !errdefs.IsNotFound(err)
+	}
+	status, err := task.Status(ctx)
+	return err != nil && !errdefs.IsNotFound(err) || err == nil && status.Status != client.Stopped
+}
+
+// userOf names a container as its user knows it: by the pod, which several containers share.
+func userOf(info containers.Container) string {
+	if pod := info.Labels["io.kubernetes.pod.name"]; pod != "" {
+		return "pod " + info.Labels["io.kubernetes.pod.namespace"] + "/" + pod
+	}
+	return "container " + info.ID[:min(12, len(info.ID))]
+}
+
+// enumerate lists a few of many.
+func enumerate(names []string) string {
+	const few = 3
+	if len(names) <= few {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
 }

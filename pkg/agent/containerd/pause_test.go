@@ -99,7 +99,7 @@ func TestImagesBeforeStart(t *testing.T) {
 	c, ctx := &Containerd{}, context.Background()
 	_, list := c.Images(ctx)
 	_, imported := c.ImportImages(ctx, strings.NewReader(""))
-	for what, err := range map[string]error{"list": list, "import": imported, "export": c.ExportImages(ctx, io.Discard, []string{"a"}), "remove": c.RemoveImage(ctx, "a")} {
+	for what, err := range map[string]error{"list": list, "import": imported, "export": c.ExportImages(ctx, io.Discard, []string{"a"}), "remove": c.RemoveImage(ctx, "a", false)} {
 		if !errdefs.IsUnavailable(err) {
 			t.Errorf("%s: %v", what, err)
 		}

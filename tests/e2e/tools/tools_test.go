@@ -147,6 +147,54 @@ func TestImages(t *testing.T) {
 	}
 }
 
+// TestImagesInUse: what pods need cannot be removed by mistake.
+func TestImagesInUse(t *testing.T) {
+	t.Parallel()
+	framework.NeedEdgebox(t)
+	h := framework.Shared(t)
+	ctx := t.Context()
+	image := framework.Busybox()
+	image.Ref = "registry.example.test/team/inuse:1"
+	if err := h.Import(ctx, image); err != nil {
+		t.Fatal(err)
+	}
+	n := h.Namespace(t)
+	n.Kubectl("run", "user", "--image="+image.Ref, "--image-pull-policy=Never", "--", "sleep", "1000")
+	n.Want("pod/user", "{.status.phase}", "Running")
+
+	const pause = "edgebox.internal/pause:1"
+	for _, refused := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{image.Ref}, "in use by pod " + n.Name + "/user"},
+		{[]string{pause}, "every pod needs this image"},
+		{[]string{"--force", pause}, "every pod needs this image"},
+	} {
+		out, err := h.Edgebox(ctx, append([]string{"images", "rm"}, refused.args...)...)
+		if framework.ExitCode(err) <= 0 || !strings.Contains(out+err.Error(), refused.says) {
+			t.Errorf("rm %v: %s %v, want %q", refused.args, out, err, refused.says)
+		}
+	}
+	if out, err := h.Edgebox(ctx, "images", "ls", "-q"); err != nil || !strings.Contains(out, image.Ref) || !strings.Contains(out, pause) {
+		t.Errorf("what could not be removed is gone: %s %v", out, err)
+	}
+	if out, err := h.Edgebox(ctx, "images", "rm", "--force", image.Ref); err != nil {
+		t.Errorf("rm --force: %s %v", out, err)
+	}
+	if out := n.Kubectl("exec", "user", "--", "echo", "runs on"); !strings.Contains(out, "runs on") {
+		t.Errorf("after rm --force: %s", out)
+	}
+	// Once it has ended, it holds nothing any more.
+	if err := h.Import(ctx, image); err != nil {
+		t.Fatal(err)
+	}
+	n.Kubectl("delete", "pod", "user", "--now")
+	if out, err := h.Edgebox(ctx, "images", "rm", image.Ref); err != nil {
+		t.Errorf("rm after the pod: %s %v", out, err)
+	}
+}
+
 func TestKubeconfig(t *testing.T) {
 	t.Parallel()
 	framework.NeedEdgebox(t)
