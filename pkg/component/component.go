@@ -1,7 +1,8 @@
 // Package component runs the long-lived parts of edgebox as one graph: it starts each part when those it needs are
 // ready, explains what is waited for, restarts what may be restarted, and stops everything in reverse order.
 //
-// It owns one goroutine per component and knows nothing of what the components do. Standard library only.
+// It owns two goroutines per component, whose profiler label "component" all that they start inherits. It knows nothing
+// of what the components do. Standard library only.
 package component
 
 import (
@@ -83,6 +84,7 @@ type Node struct {
 	ready    chan struct{} // closed at the first ready
 	settled  chan struct{} // closed at the first ready, or for optional ones the first failure
 	stopped  chan struct{} // closed when Run has returned or never will be called
+	exits    chan error    // what was given to Exit
 	onChange func(Status)
 
 	mu     sync.Mutex
@@ -108,6 +110,7 @@ func (g *Graph) Add(c Component, opts ...Option) *Node {
 	n := &Node{
 		c: c, stopTimeout: DefaultStopTimeout,
 		ready: make(chan struct{}), settled: make(chan struct{}), stopped: make(chan struct{}),
+		exits:  make(chan error, 1),
 		status: Status{Name: c.Name(), State: Waiting, Since: time.Now()},
 	}
 	for _, o := range opts {
@@ -131,21 +134,20 @@ func (g *Graph) Ready() <-chan struct{} {
 // The error is nil when ctx ended and every component stopped in time; else it names the first cause, joined with
 // what went wrong while stopping.
 func (g *Graph) Run(ctx context.Context) error {
+	runCtx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	g.fail = fail
 	for _, n := range g.nodes {
 		n.onChange = g.OnChange
 		p, ok := n.c.(Preparer)
 		if !ok {
 			continue
 		}
-		if err := protect(func() error { return p.Prepare(ctx) }); err != nil {
+		if _, err := n.do(ctx, p.Prepare); err != nil {
 			n.set(Failed, err)
 			return fmt.Errorf("prepare %s: %w", n.c.Name(), err)
 		}
 	}
-
-	runCtx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	g.fail = fail
 
 	// A component's own context does not end with runCtx, but when its dependents have stopped.
 	cancels := make([]context.CancelFunc, len(g.nodes))
@@ -194,7 +196,14 @@ func (g *Graph) runNode(runCtx, nodeCtx context.Context, n *Node) {
 		return
 	}
 	n.set(Starting, nil)
-	err := protect(func() error { return n.c.Run(context.WithValue(nodeCtx, nodeKey{}, n), n.becomeReady) })
+	var err error
+	if n.optional { // Restart calls do, for each run
+		err = protect(func() error { return n.c.Run(nodeCtx, n.becomeReady) })
+	} else {
+		var ended <-chan struct{}
+		ended, err = n.do(nodeCtx, func(ctx context.Context) error { return n.c.Run(ctx, n.becomeReady) })
+		defer func() { <-ended }()
+	}
 	if nodeCtx.Err() != nil { // asked to stop; what a start that was cut short says of that is of no interest
 		if err != nil && n.wasReady() && !errors.Is(err, context.Canceled) {
 			n.set(Stopped, err)
@@ -251,6 +260,9 @@ func (g *Graph) stop(cancels []context.CancelFunc) error {
 					errs[i] = fmt.Errorf("stop %s: %s", s.Name, s.Error)
 				}
 			case <-t.C:
+				if n.snapshot().State == Failed { // its own error counts
+					return
+				}
 				errs[i] = fmt.Errorf("stop %s: still running after %s", n.c.Name(), n.stopTimeout)
 				n.set(Failed, errs[i])
 			}

@@ -40,18 +40,18 @@ func (r *restarter) Run(ctx context.Context, ready func()) error {
 	wait := restartMin
 	for {
 		start := time.Now()
-		err := protect(func() error {
-			runCtx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			return r.Component.Run(runCtx, ready)
-		})
+		runCtx, cancel := context.WithCancel(ctx)
+		ended, err := r.node.do(runCtx, func(ctx context.Context) error { return r.Component.Run(ctx, ready) })
+		cancel()
 		if ctx.Err() != nil {
+			<-ended
 			return err
 		}
 		if err == nil {
 			err = errors.New("returned although it was not asked to stop")
 		}
 		r.node.set(Degraded, err)
+		<-ended
 		if time.Since(start) > restartOK {
 			wait = restartMin
 		}
