@@ -21,7 +21,7 @@ import (
 // kubelet also comes after the controllers, if they run in the same process: both keep the state of CSI in the same
 // variables of upstream's, and the kubelet must be the one that set them last.
 func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *component.Node, controllers ...*component.Node) *containerd.Containerd {
-	hst := g.Add(host.New(cfg.ClusterCIDR))
+	hst := g.Add(host.New(cfg.ClusterCIDR, cfg.Paths().SharedMounts()))
 	store := containerd.New(cfg)
 	ctr := g.Add(store, component.After(hst))
 	kl := g.Add(kubelet.New(cfg, id), component.After(append(controllers, ctr, api)...))

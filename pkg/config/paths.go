@@ -43,7 +43,8 @@ func (p Paths) Containerd() string       { return p.data("agent", "containerd") 
 func (p Paths) ContainerdRun() string    { return p.run("containerd") }
 func (p Paths) ContainerdSocket() string { return p.run("containerd", "containerd.sock") }
 func (p Paths) CNIConf() string          { return p.data("agent", "cni", "net.d") }
-func (p Paths) CNIState() string         { return p.run("cni") } // addresses in use; they end with the pods at a reboot
+func (p Paths) CNIState() string         { return p.run("cni") }                // addresses in use; they end with the pods at a reboot
+func (p Paths) SharedMounts() string     { return p.run("shared-mounts.json") } // mount points that were private before edgebox
 func (p Paths) FlannelSubnet() string    { return p.run("flannel", "subnet.env") }
 
 // ContainerdConfig is rendered at each start; ContainerdDropIns holds what the user adds to it.

@@ -133,9 +133,9 @@ func TestParseMountinfo(t *testing.T) {
 broken line
 37 35 0:5 / /run rw - tmpfs tmpfs rw
 `)
-	want := []mount{{"/mnt/with blank", "ext3", `/dev/my\disk`}, {"/run", "tmpfs", "tmpfs"}}
+	want := []mount{{"/mnt/with blank", "ext3", `/dev/my\disk`, true}, {"/run", "tmpfs", "tmpfs", false}}
 	if !slices.Equal(got, want) {
-		t.Errorf("got %q", got)
+		t.Errorf("got %+v", got)
 	}
 }
 

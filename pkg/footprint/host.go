@@ -17,11 +17,12 @@ type host struct {
 	root    string // prefix of all files but those of the caller's paths
 	self    int    // never ended, nor its ancestors
 	unmount func(path string, flags int) error
+	mount   func(source, target, fstype string, flags uintptr, data string) error
 	run     func(ctx context.Context, name string, arg ...string) error // of the init system's tools
 }
 
 func realHost() *host {
-	return &host{root: "/", self: os.Getpid(), unmount: unix.Unmount, run: runCommand}
+	return &host{root: "/", self: os.Getpid(), unmount: unix.Unmount, mount: unix.Mount, run: runCommand}
 }
 
 func runCommand(ctx context.Context, name string, arg ...string) error {

@@ -48,6 +48,12 @@ func build(t *testing.T) world {
 	t.Cleanup(func() { _ = os.RemoveAll("/usr/local/other") })
 	var w world
 
+	// Propagation: edgebox shared two of these three.
+	write(t, paths.SharedMounts(), `["/", "/usr/local", "/not/mounted", "`+paths.Data+`/agent/x"]`)
+	for _, point := range []string{"/", "/etc", "/usr/local"} {
+		must(t, unix.Mount("", point, "", unix.MS_SHARED, ""))
+	}
+
 	// Files.
 	write(t, paths.Lock(), "")
 	write(t, paths.Token(), "secret")
@@ -217,6 +223,7 @@ func TestHostRemove(t *testing.T) {
 		"mount " + filepath.Join(volume, "deeper"), "mount " + volume, "mount " + volume,
 		"mount " + filepath.Join(paths.ContainerdRun(), "io.containerd.runtime.v2.task/k8s.io", engineID, "rootfs"),
 		"mount " + filepath.Join(paths.ContainerdRun(), "io.containerd.runtime.v2.task/k8s.io", sandboxID, "rootfs"),
+		"mount propagation",
 		"netns /run/netns/cni-1111",
 		"link veth1", "link cni0", "link flannel.1",
 		"route 10.42.3.0/24",
@@ -265,6 +272,11 @@ func TestHostRemove(t *testing.T) {
 	for _, point := range cgroupPoints() {
 		if exists(filepath.Join(point, "kubepods")) || exists(filepath.Join(point, "edgebox", engineID)) {
 			t.Errorf("cgroups are left in %s", point)
+		}
+	}
+	for point, want := range map[string]bool{"/": false, "/usr/local": false, "/etc": true} {
+		if got := isShared(t, point); got != want {
+			t.Errorf("%s is shared: %v, want %v", point, got, want)
 		}
 	}
 	if got := tableNames(t); len(got) != 3 {

@@ -2,7 +2,9 @@ package footprint
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 // mount is one of proc_pid_mountinfo(5).
 type mount struct {
 	point, fstype, source string
+	shared                bool // propagates to its peers
 }
 
 func (s *survey) readMounts() {
@@ -30,7 +33,8 @@ func parseMountinfo(data string) []mount {
 		left, right, found := strings.Cut(line, " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
 		if found && len(l) >= 5 && len(r) >= 2 {
-			mounts = append(mounts, mount{unescape(l[4]), r[0], unescape(r[1])})
+			shared := slices.ContainsFunc(l[min(6, len(l)):], func(f string) bool { return strings.HasPrefix(f, "shared:") })
+			mounts = append(mounts, mount{unescape(l[4]), r[0], unescape(r[1]), shared})
 		}
 	}
 	return mounts
@@ -82,7 +86,33 @@ func (s *survey) mountItems() ([]Item, error) {
 		items = append(items, Item{Kind: Mount, Name: m.point, Detail: m.fstype,
 			remove: func(context.Context) error { return s.detach(m) }})
 	}
+	if points := s.sharedPoints(); len(points) > 0 { // last: until then what edgebox mounted must be seen to end everywhere
+		items = append(items, Item{Kind: Mount, Name: "propagation", Detail: "edgebox made " + strings.Join(points, ", ") + " shared",
+			remove: func(context.Context) error { return s.makePrivate(points) }})
+	}
 	return items, nil
+}
+
+// sharedPoints are the mount points that were private before edgebox and are shared now, but for edgebox's own.
+func (s *survey) sharedPoints() []string {
+	var noted, points []string
+	_ = json.Unmarshal([]byte(s.readOwn(s.paths.SharedMounts())), &noted) // a broken note names none
+	for _, m := range s.mounts {
+		if m.shared && !s.own(m) && slices.Contains(noted, m.point) && !slices.Contains(points, m.point) {
+			points = append(points, m.point)
+		}
+	}
+	return points
+}
+
+func (h *host) makePrivate(points []string) error {
+	var errs []error
+	for _, p := range points {
+		if err := h.mount("", p, "", unix.MS_PRIVATE, ""); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: unmounted since
+			errs = append(errs, gone(fmt.Errorf("make %s private: %w", p, err)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // detach unmounts, lazily where the mount is busy or its server may not answer.

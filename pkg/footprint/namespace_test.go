@@ -219,3 +219,16 @@ func mounted(path string) bool {
 	b, _ := os.ReadFile("/proc/self/mountinfo")
 	return strings.Contains(string(b), " "+path+" ")
 }
+
+func isShared(t *testing.T, point string) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	shared := false
+	for _, m := range parseMountinfo(string(b)) { // a later one covers an earlier one
+		if m.point == point {
+			shared = m.shared
+		}
+	}
+	return shared
+}

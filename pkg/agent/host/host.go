@@ -1,5 +1,6 @@
-// Package host brings the kernel of a node into the state that Kubernetes' network needs. It changes nothing that is set
-// already, and nothing that a reboot does not undo. Modules are loaded before that, by pkg/preflight.
+// Package host brings the kernel of a node into the state that Kubernetes needs: sysctls of the network, and mounts that
+// propagate. It changes nothing that is set already, and nothing that a reboot does not undo. Modules are loaded before
+// that, by pkg/preflight.
 package host
 
 import (
@@ -10,8 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // What must be 1 for each IP family of the cluster: forwarding for pods, and the bridge's traffic through netfilter,
@@ -24,13 +23,15 @@ var (
 
 // Host is the component.
 type Host struct {
-	proc    string
+	proc    string // /proc/sys
 	sysctls []string
+	mounts  mounts
 }
 
-// New returns the component for this machine and the pod networks of the cluster.
-func New(clusterCIDRs []netip.Prefix) *Host {
-	h := &Host{proc: "/proc/sys"}
+// New returns the component for this machine and the pod networks of the cluster. It notes in the file shared which
+// mounts it had to change.
+func New(clusterCIDRs []netip.Prefix, shared string) *Host {
+	h := &Host{proc: "/proc/sys", mounts: realMounts(shared)}
 	for _, c := range clusterCIDRs {
 		if c.Addr().Is4() {
 			h.sysctls = append(h.sysctls, sysctlsIPv4...)
@@ -44,14 +45,8 @@ func New(clusterCIDRs []netip.Prefix) *Host {
 // Name implements component.Component.
 func (h *Host) Name() string { return "host" }
 
-// Prepare sets sysctls, and lets mounts of pods propagate where the root is private, as it is without systemd.
-func (h *Host) Prepare(context.Context) error {
-	errs := []error{h.setSysctls()}
-	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
-		errs = append(errs, fmt.Errorf("make the root mount shared: %w", err))
-	}
-	return errors.Join(errs...)
-}
+// Prepare sets sysctls, and lets the mounts of pods propagate.
+func (h *Host) Prepare(context.Context) error { return errors.Join(h.setSysctls(), h.mounts.share()) }
 
 func (h *Host) setSysctls() error {
 	var errs []error

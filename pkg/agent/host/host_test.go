@@ -23,7 +23,7 @@ func newHost(t *testing.T, sysctls map[string]string, cidrs ...string) *Host {
 	for _, c := range cidrs {
 		prefixes = append(prefixes, netip.MustParsePrefix(c))
 	}
-	h := New(prefixes)
+	h := New(prefixes, filepath.Join(t.TempDir(), "shared.json"))
 	h.proc = t.TempDir()
 	for name, value := range sysctls {
 		path := filepath.Join(h.proc, name)

@@ -26,7 +26,7 @@ func footprint(t *testing.T, h *framework.Host) map[string][]string {
 	}
 	return map[string][]string{
 		"nftables table": tables,
-		"mount":          lines(`cut -d' ' -f5 /proc/self/mountinfo | sort`),
+		"mount":          lines(`awk '{print $5 (/ shared:/ ? " (shared)" : "")}' /proc/self/mountinfo | sort`),
 		"link":           lines(`ls /sys/class/net`),
 		"route":          lines(`ip route; ip rule`),
 		"cgroup":         lines(`find /sys/fs/cgroup -type d | sort`),
@@ -160,6 +160,46 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPrivateMounts: where no systemd has made mounts shared, they are as long as edgebox needs them.
+func TestPrivateMounts(t *testing.T) {
+	t.Parallel()
+	framework.NeedEdgebox(t)
+	h := framework.NewHost(t, framework.Options{})
+	h.Shell(t, "mount --make-rprivate /")
+	before := footprint(t, h)
+	h.Up(t)
+	if err := h.Import(t.Context(), framework.Busybox()); err != nil {
+		t.Fatal(err)
+	}
+	n := h.Namespace(t)
+	n.Apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: driver}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes:
+  - {name: host, hostPath: {path: /}}
+  - {name: kubelet, hostPath: {path: /var/lib/kubelet}}
+  containers:
+  - name: c
+    image: busybox:e2e
+    command: [sleep, "10000"]
+    securityContext: {privileged: true}
+    volumeMounts:
+    - {name: host, mountPath: /host, mountPropagation: HostToContainer}
+    - {name: kubelet, mountPath: /var/lib/kubelet, mountPropagation: Bidirectional}`)
+	n.WaitFor("pod/driver", "Ready")
+	n.Kubectl("exec", "driver", "--", "sh", "-c", "mkdir /var/lib/kubelet/volume && mount -t tmpfs volume /var/lib/kubelet/volume && touch /var/lib/kubelet/volume/seen")
+	h.Shell(t, "ls /var/lib/kubelet/volume/seen && mkdir -p /mnt/later && mount -t tmpfs later /mnt/later && touch /mnt/later/seen")
+	n.Kubectl("exec", "driver", "--", "ls", "/host/mnt/later/seen")
+	h.Shell(t, "umount /mnt/later && rmdir /mnt/later")
+	if out, err := h.Edgebox(t.Context(), "uninstall", "--yes"); err != nil {
+		t.Fatalf("uninstall: %v\n%s", err, out)
+	}
+	compare(t, before, footprint(t, h))
 }
 
 func TestUninstallAsks(t *testing.T) {
