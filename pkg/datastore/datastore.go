@@ -21,7 +21,6 @@ import (
 	"github.com/k3s-io/kine/pkg/drivers/generic"
 	_ "github.com/k3s-io/kine/pkg/drivers/mysql"
 	_ "github.com/k3s-io/kine/pkg/drivers/pgsql"
-	_ "github.com/k3s-io/kine/pkg/drivers/sqlite"
 	"github.com/k3s-io/kine/pkg/server"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -62,6 +61,7 @@ const advice = "restore it from a backup, or move it away to start with an empty
 type Datastore struct {
 	endpoint string
 	paths    config.Paths
+	bridges  sync.Map // *server.KVServerBridge by endpoint, once it serves
 }
 
 // New returns the datastore of a server with this configuration.
@@ -126,6 +126,7 @@ func (d *Datastore) Run(ctx context.Context, ready func()) error {
 		if err := component.Poll(ctx, "a first read and write", 100*time.Millisecond, s.roundTrip); err != nil {
 			return err
 		}
+		d.bridges.Store("unix://"+s.socket, s.bridge)
 	}
 	ready()
 	select {
@@ -140,7 +141,7 @@ func (d *Datastore) Run(ctx context.Context, ready func()) error {
 func (d *Datastore) Check(ctx context.Context) error {
 	for _, s := range d.stores() {
 		if err := s.read(ctx); err != nil {
-			return fmt.Errorf("read %s: %w", redact(s.endpoint), err)
+			return fmt.Errorf("read %s: %w", s.name(), err)
 		}
 	}
 	return nil
@@ -148,44 +149,33 @@ func (d *Datastore) Check(ctx context.Context) error {
 
 func (d *Datastore) stores() []*store {
 	if !d.Alone() {
-		return []*store{{socket: d.paths.DatastoreSocket(), endpoint: d.endpoint, poll: pollShared}}
+		return []*store{{socket: d.paths.DatastoreSocket(), endpoint: d.endpoint}}
 	}
 	return []*store{
-		{socket: d.paths.DatastoreSocket(), endpoint: sqliteDSN(d.paths.DB(), "FULL"), poll: pollAlone},
-		{socket: d.paths.VolatileSocket(), endpoint: sqliteDSN(d.paths.VolatileDB(), "OFF"), poll: pollAlone},
+		{socket: d.paths.DatastoreSocket(), file: sqliteFile{d.paths.DB(), "FULL"}},
+		{socket: d.paths.VolatileSocket(), file: sqliteFile{d.paths.VolatileDB(), "OFF"}},
 	}
 }
 
 // store is one database and the socket that serves it.
 type store struct {
 	socket   string
-	endpoint string
-	poll     time.Duration
+	endpoint string     // of a database elsewhere, or empty
+	file     sqliteFile // where there is no endpoint
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	grpc   *grpc.Server
+	bridge *server.KVServerBridge
 }
 
 func (s *store) start(failed chan<- error) error {
 	// The drivers must live until the last request of the gRPC server has ended, so not on the component's context.
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	_, backend, err := drivers.New(ctx, &s.wg, &drivers.Config{
-		Endpoint:             s.endpoint,
-		ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 4},
-		CompactInterval:      compactEvery,
-		CompactTimeout:       compactTimeout,
-		CompactMinRetain:     compactRetain,
-		CompactBatchSize:     batchSize,
-		PollBatchSize:        batchSize,
-		PollInterval:         s.poll,
-	})
+	backend, err := s.open(ctx)
 	if err != nil {
 		return s.openError(err)
-	}
-	if backend == nil {
-		return fmt.Errorf("database %s: an etcd cluster is not supported here", redact(s.endpoint))
 	}
 	if err := backend.Start(ctx); err != nil {
 		return s.openError(err)
@@ -193,7 +183,8 @@ func (s *store) start(failed chan<- error) error {
 	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(1<<31-1),
 		// The API server pings each idle connection every 30 s; gRPC's default would end them, with all their watches.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}))
-	server.New(checkedBackend{backend}, "unix", notifyInterval, emulatedEtcd).Register(s.grpc)
+	s.bridge = server.New(backend, "unix", notifyInterval, emulatedEtcd)
+	s.bridge.Register(s.grpc)
 	l, err := socket.Listen(s.socket)
 	if err != nil {
 		return err
@@ -206,10 +197,43 @@ func (s *store) start(failed chan<- error) error {
 	return nil
 }
 
+func (s *store) open(ctx context.Context) (server.Backend, error) {
+	cfg := drivers.Config{
+		Endpoint:             s.endpoint,
+		ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 4},
+		CompactInterval:      compactEvery,
+		CompactTimeout:       compactTimeout,
+		CompactMinRetain:     compactRetain,
+		CompactBatchSize:     batchSize,
+		PollBatchSize:        batchSize,
+	}
+	if s.endpoint == "" {
+		cfg.PollInterval = pollAlone
+		return openSQLite(ctx, &s.wg, s.file, cfg)
+	}
+	cfg.PollInterval = pollShared
+	_, backend, err := drivers.New(ctx, &s.wg, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	if backend == nil {
+		return nil, errors.New("an etcd cluster is not supported here")
+	}
+	return checkedBackend{backend}, nil
+}
+
+// name is for messages: the file, or the endpoint without the password in it.
+func (s *store) name() string {
+	if s.endpoint == "" {
+		return s.file.path
+	}
+	return redact(s.endpoint)
+}
+
 // openError says which database cannot be used and, of a file of ours, what to do.
 func (s *store) openError(err error) error {
-	err = fmt.Errorf("open database %s: %w", redact(s.endpoint), err)
-	if strings.HasPrefix(s.endpoint, "sqlite://") {
+	err = fmt.Errorf("open database %s: %w", s.name(), err)
+	if s.endpoint == "" {
 		err = fmt.Errorf("%w: %s", err, advice)
 	}
 	return err
@@ -305,10 +329,6 @@ func (s *store) read(ctx context.Context) error {
 
 // redact names a data source without the password in it.
 func redact(dsn string) string {
-	if path, ok := strings.CutPrefix(dsn, "sqlite://"); ok {
-		path, _, _ = strings.Cut(path, "?")
-		return path
-	}
 	if u, err := url.Parse(dsn); err == nil && u.Opaque == "" {
 		u.RawQuery = ""
 		return u.Redacted()

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // newPaths is in a folder whose name is short, for the sockets, and which a URL would have to escape.
-func newPaths(t *testing.T) config.Paths {
+func newPaths(t testing.TB) config.Paths {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ds 1")
 	if err != nil {
@@ -36,7 +36,7 @@ func newPaths(t *testing.T) config.Paths {
 }
 
 // start runs the datastore until the test or stop ends it.
-func start(t *testing.T, paths config.Paths) (d *Datastore, stop func()) {
+func start(t testing.TB, paths config.Paths) (d *Datastore, stop func()) {
 	t.Helper()
 	d = &Datastore{paths: paths}
 	if err := d.Prepare(t.Context()); err != nil {
@@ -61,7 +61,7 @@ func start(t *testing.T, paths config.Paths) (d *Datastore, stop func()) {
 	return d, stop
 }
 
-func dial(t *testing.T, endpoint string) *clientv3.Client {
+func dial(t testing.TB, endpoint string) *clientv3.Client {
 	t.Helper()
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second})
 	if err != nil {
@@ -71,17 +71,18 @@ func dial(t *testing.T, endpoint string) *clientv3.Client {
 	return c
 }
 
-// create makes a key as the API server does.
-func create(t *testing.T, c *clientv3.Client, key, value string) {
+// create makes a key as the API server does, and returns its revision.
+func create(t testing.TB, c *clientv3.Client, key, value string) int64 {
 	t.Helper()
 	res, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).Then(clientv3.OpPut(key, value)).Commit()
 	if err != nil || !res.Succeeded {
 		t.Fatalf("create %s: %v, %v", key, res, err)
 	}
+	return res.Header.Revision
 }
 
 // get returns the value of a key, "" if there is none.
-func get(t *testing.T, c *clientv3.Client, key string) string {
+func get(t testing.TB, c *clientv3.Client, key string) string {
 	t.Helper()
 	res, err := c.Get(t.Context(), key)
 	if err != nil {
@@ -187,7 +188,7 @@ func TestSyncs(t *testing.T) {
 	for mode, want := range map[string]int{"FULL": 2, "OFF": 0} {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		dsn := strings.TrimPrefix(sqliteDSN(filepath.Join(t.TempDir(), "a.db"), mode), "sqlite://")
+		dsn := sqliteFile{filepath.Join(t.TempDir(), "a.db"), mode}.kineDSN()
 		_, db, err := sqlite.NewVariant(ctx, &wg, "sqlite3", &drivers.Config{DataSourceName: dsn})
 		if err != nil {
 			t.Fatal(err)
@@ -221,7 +222,6 @@ func TestEndpoints(t *testing.T) {
 
 func TestRedact(t *testing.T) {
 	for dsn, want := range map[string]string{
-		"sqlite:///var/lib/edgebox/state.db?_synchronous=FULL":     "/var/lib/edgebox/state.db",
 		"postgres://kine:secret@db.lan:5432/kine?sslmode=disable":  "postgres://kine:xxxxx@db.lan:5432/kine",
 		"postgres://db.lan/kine?user=kine&password=secret":         "postgres://db.lan/kine",
 		"postgres://kine:secret%zz@db.lan/kine":                    "postgres://…",

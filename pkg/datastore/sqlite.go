@@ -7,14 +7,33 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
+	"strings"
 )
 
-// sqliteDSN is kine's data source for a SQLite file. FULL syncs the log at each commit, OFF leaves it to the kernel.
-func sqliteDSN(path, synchronous string) string {
-	return "sqlite://" + path + "?_journal_mode=WAL&_busy_timeout=30000&_txlock=immediate&_synchronous=" + synchronous +
-		"&_pragma=journal_size_limit(8388608)&_kine_disable_startup_vacuum=true"
+// sqliteFile is one SQLite database.
+type sqliteFile struct {
+	path        string
+	synchronous string // FULL syncs the log at each commit, OFF leaves it to the kernel
 }
+
+// params say how a database is used: by all connections, those that kine opens to make the tables included.
+func (f sqliteFile) params() string {
+	return "_txlock=immediate&_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_pragma=synchronous(" + f.synchronous +
+		")&_pragma=journal_size_limit(8388608)"
+}
+
+// dsn is for modernc.org/sqlite.
+func (f sqliteFile) dsn() string { return sqliteURI(f.path) + "?" + f.params() }
+
+// kineDSN is for kine, which makes a URI of it.
+func (f sqliteFile) kineDSN() string {
+	return strings.TrimPrefix(sqliteURI(f.path), "file:") + "?" + f.params() + "&_kine_disable_startup_vacuum=true"
+}
+
+// sqliteURI names a file whatever characters are in its path. Source: sqlite.org/uri.html.
+func sqliteURI(path string) string { return "file:" + (&url.URL{Path: path}).EscapedPath() }
 
 // vacuumAbove is how many bytes of a file may lie idle, when they are more than half of it, before it is rewritten.
 const vacuumAbove = 16 << 20
@@ -44,7 +63,7 @@ func checkSQLite(path string) error {
 	if fi.Size() < size && !unclean {
 		return &damagedError{path, fmt.Sprintf("is cut short: %d bytes of %d are there", fi.Size(), size)}
 	}
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	db, err := sql.Open("sqlite", sqliteURI(path)+"?_pragma=busy_timeout(10000)")
 	if err != nil {
 		return err
 	}
