@@ -1,9 +1,15 @@
 package preflight
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -51,8 +57,8 @@ func tryNetwork(vxlan bool) []netFeature {
 		if err != nil {
 			return nil
 		}
-		for _, r := range nftFeatures {
-			try(r.name, r.option, tryRule(r.hook, r.exprs))
+		for _, f := range nftFeatures {
+			try(f.name, f.option, tryRule(f.chain, f.rule))
 		}
 		return nil
 	})
@@ -65,14 +71,54 @@ func tryNetwork(vxlan bool) []netFeature {
 // nftFeatures are the parts of nf_tables that kube-proxy, flannel and the CNI plugins use.
 var nftFeatures = []struct {
 	name, option string
-	hook         *nftables.ChainHook
-	exprs        []expr.Any
+	chain        nftables.Chain
+	rule         func(*nftables.Conn, *nftables.Table) ([]expr.Any, error)
 }{
-	{"nft ct", "CONFIG_NFT_CT", nftables.ChainHookForward, []expr.Any{&expr.Ct{Register: 1, Key: expr.CtKeySTATE}}},
-	{"nft fib", "CONFIG_NFT_FIB_INET", nftables.ChainHookPrerouting, []expr.Any{&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true}}},
-	{"nft numgen", "CONFIG_NFT_NUMGEN", nftables.ChainHookForward, []expr.Any{&expr.Numgen{Register: 1, Modulus: 2, Type: unix.NFT_NG_RANDOM}}},
-	{"nft reject", "CONFIG_NFT_REJECT_INET", nftables.ChainHookForward, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}},
-	{"nft masquerade", "CONFIG_NFT_MASQ and CONFIG_NF_NAT", nftables.ChainHookPostrouting, []expr.Any{&expr.Masq{}}},
+	{"nft ct", "CONFIG_NFT_CT", filter(nftables.ChainHookForward), just(&expr.Ct{Register: 1, Key: expr.CtKeySTATE})},
+	{"nft fib", "CONFIG_NFT_FIB_INET", filter(nftables.ChainHookPrerouting), just(&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true})},
+	{"nft numgen", "CONFIG_NFT_NUMGEN", filter(nftables.ChainHookForward), just(&expr.Numgen{Register: 1, Modulus: 2, Type: unix.NFT_NG_RANDOM})},
+	{"nft reject", "CONFIG_NFT_REJECT_INET", filter(nftables.ChainHookForward), just(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})},
+	{"nft masquerade", "CONFIG_NFT_MASQ and CONFIG_NF_NAT", nat(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource), just(&expr.Masq{})},
+	{"nft dnat", "CONFIG_NFT_NAT", nat(nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest),
+		just(&expr.Immediate{Register: 1, Data: []byte{10, 0, 0, 1}}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1})},
+	{"nft verdict maps", "CONFIG_NF_TABLES of 5.10 or later", filter(nftables.ChainHookForward), serviceMap},
+	{"nft sets with timeouts", "CONFIG_NF_TABLES of 5.10 or later", filter(nftables.ChainHookForward), affinitySet},
+}
+
+func filter(hook *nftables.ChainHook) nftables.Chain {
+	return nftables.Chain{Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter}
+}
+
+func nat(hook *nftables.ChainHook, priority *nftables.ChainPriority) nftables.Chain {
+	return nftables.Chain{Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: priority}
+}
+
+func just(exprs ...expr.Any) func(*nftables.Conn, *nftables.Table) ([]expr.Any, error) {
+	return func(*nftables.Conn, *nftables.Table) ([]expr.Any, error) { return exprs, nil }
+}
+
+// serviceMap looks up what to do by address, protocol and port, as kube-proxy does for Services.
+func serviceMap(c *nftables.Conn, t *nftables.Table) ([]expr.Any, error) {
+	key, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	if err != nil {
+		return nil, err
+	}
+	m := &nftables.Set{Table: t, Name: "services", IsMap: true, Concatenation: true, KeyType: key, DataType: nftables.TypeVerdict}
+	return []expr.Any{
+		&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Meta{Register: unix.NFT_REG32_01, Key: expr.MetaKeyL4PROTO},
+		&expr.Payload{DestRegister: unix.NFT_REG32_02, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: m.Name, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT},
+	}, c.AddSet(m, nil)
+}
+
+// affinitySet remembers a client for a while, as kube-proxy does for session affinity.
+func affinitySet(c *nftables.Conn, t *nftables.Table) ([]expr.Any, error) {
+	s := &nftables.Set{Table: t, Name: "affinity", KeyType: nftables.TypeIPAddr, Dynamic: true, HasTimeout: true}
+	return []expr.Any{
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Dynset{SrcRegKey: unix.NFT_REG_1, SetName: s.Name, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Hour},
+	}, c.AddSet(s, nil)
 }
 
 func tryTable() error {
@@ -85,21 +131,67 @@ func tryTable() error {
 	return c.Flush()
 }
 
-func tryRule(hook *nftables.ChainHook, exprs []expr.Any) error {
+// tryRule adds a rule to a chain in one transaction, which the kernel takes as a whole or not at all.
+func tryRule(chain nftables.Chain, rule func(*nftables.Conn, *nftables.Table) ([]expr.Any, error)) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "edgebox-check"})
-	chain := &nftables.Chain{Table: t, Name: "hook", Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter}
-	if _, isNAT := exprs[0].(*expr.Masq); isNAT {
-		chain.Name, chain.Type, chain.Priority = "nat", nftables.ChainTypeNAT, nftables.ChainPriorityNATSource
-	} else {
-		chain.Name = fmt.Sprintf("hook%d", *hook)
+	chain.Table, chain.Name = t, fmt.Sprintf("%s%d", chain.Type, *chain.Hooknum)
+	exprs, err := rule(c, t)
+	if err != nil {
+		return err
 	}
-	c.AddChain(chain)
-	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: exprs})
+	c.AddRule(&nftables.Rule{Table: t, Chain: c.AddChain(&chain), Exprs: exprs})
 	return c.Flush()
+}
+
+// oldestNft is the first version of the nft command that reads only the tables it is asked for, and that does not crash on
+// the sets of later versions.
+var oldestNft = [3]int{1, 0, 1}
+
+var nftVersion = regexp.MustCompile(`\bv(\d+)\.(\d+)\.(\d+)`)
+
+// probeNft looks at the host's own nft command. edgebox does not use it, but others on the host may, and it meets edgebox's
+// rules: see docs/adr/0008-kernels-before-5.13.md.
+func probeNft(h *host, _ Input) []Result {
+	const name = "nft"
+	says, err := h.nft()
+	if errors.Is(err, exec.ErrNotFound) {
+		return ok(name, "no nft command on this host that could meet edgebox's rules")
+	}
+	m := nftVersion.FindStringSubmatch(says)
+	if err != nil || m == nil {
+		return one(name, Info, fmt.Sprintf("the version of the host's nft command is not known: %q, %v", says, err), "")
+	}
+	var v [3]int
+	for i := range v {
+		v[i], _ = strconv.Atoi(m[i+1])
+	}
+	if slices.Compare(v[:], oldestNft[:]) < 0 {
+		return one(name, Warning,
+			fmt.Sprintf("the host's nft command is version %s: while edgebox runs it may crash on edgebox's rules, and with it what uses it (firewalld, fail2ban, /etc/nftables.conf)", m[0][1:]),
+			"if anything on this host uses nft, install nftables 1.0.1 or later, or a newer release of the operating system")
+	}
+	return ok(name, "the host's nft command is version %s", m[0][1:])
+}
+
+// askNft returns what the host's nft command says its version is.
+func askNft() (string, error) {
+	path, err := exec.LookPath("nft")
+	for _, p := range []string{"/usr/sbin/nft", "/sbin/nft"} { // often not in the PATH of users
+		if err != nil {
+			path, err = exec.LookPath(p)
+		}
+	}
+	if err != nil {
+		return "", exec.ErrNotFound
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
+	return strings.TrimSpace(string(out)), err
 }
 
 func listLinks() ([]string, error) {

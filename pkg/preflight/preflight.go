@@ -117,6 +117,7 @@ var (
 		{"namespaces", probeNamespaces},
 		{"overlayfs", probeOverlay},
 		{"network features", probeNetwork},
+		{"nft", probeNft},
 		{"forwarding", probeForwarding},
 		{"br_netfilter", probeBridgeFilter},
 		{"swap", probeSwap},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +69,7 @@ func fake(files map[string]string) *host {
 		write:   func(string) error { return nil },
 		overlay: func(string) error { return nil },
 		network: func(bool) []netFeature { return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}} },
+		nft:     func() (string, error) { return "nftables v1.0.6 (Lester Gooch #5)", nil },
 		links:   func() ([]string, error) { return []string{"lo", "eth0"}, nil },
 		tables:  func() ([]table, error) { return nil, nil },
 	}
@@ -132,6 +134,9 @@ func TestProbes(t *testing.T) {
 	}
 	hasLinks := func(ls ...string) func(*host) {
 		return func(h *host) { h.links = func() ([]string, error) { return ls, nil } }
+	}
+	hasNft := func(says string, err error) func(*host) {
+		return func(h *host) { h.nft = func() (string, error) { return says, err } }
 	}
 	k3sOn6443 := map[string]string{
 		"/proc/thread-self/net/tcp6": sock("00000000000000000000000000000000:192B", "0A", "777"),
@@ -249,6 +254,12 @@ func TestProbes(t *testing.T) {
 				return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}, {"vxlan links", "CONFIG_VXLAN", unix.EOPNOTSUPP}}
 			}
 		}, probe: "network features", level: Error, says: "use a kernel with CONFIG_VXLAN, or --flannel-backend=host-gw"},
+		{name: "no nft command", host: hasNft("", exec.ErrNotFound), probe: "nft", level: OK},
+		{name: "nft of Debian 11", host: hasNft("nftables v0.9.8 (E.D.S.)", nil), probe: "nft", level: Warning, says: "version 0.9.8: while edgebox runs it may crash"},
+		{name: "nft just too old", host: hasNft("nftables v1.0.0 (Fearless Fosdick #2)", nil), probe: "nft", level: Warning, says: "install nftables 1.0.1"},
+		{name: "nft just right", host: hasNft("nftables v1.0.1 (Fearless Fosdick #3)", nil), probe: "nft", level: OK},
+		{name: "nft of tomorrow", host: hasNft("nftables v1.10.0", nil), probe: "nft", level: OK},
+		{name: "nft that does not run", host: hasNft("Illegal instruction", errors.New("exit status 132")), probe: "nft", level: Info, says: "Illegal instruction"},
 		{name: "forwarding off", files: map[string]string{"/proc/sys/net/ipv4/ip_forward": "0"}, probe: "forwarding", level: Info, says: "turns it on"},
 		{name: "forwarding fixed", files: map[string]string{"/proc/sys/net/ipv4/ip_forward": "0"}, host: func(h *host) { h.sysctl = func(string) error { return unix.EROFS } }, probe: "forwarding", level: Error, says: "read-only file system"},
 		{name: "br_netfilter absent", files: map[string]string{bridgeFilter: ""}, probe: "br_netfilter", level: Error, says: "modprobe br_netfilter"},

@@ -26,7 +26,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-proxy/app"
 	"k8s.io/kubernetes/pkg/proxy"
 	proxyconfig "k8s.io/kubernetes/pkg/proxy/apis/config"
@@ -124,7 +123,7 @@ func (p *Proxy) Prepare(ctx context.Context) error {
 
 // Run proxies until ctx ends. It is ready when the first sync of the rules is done.
 func (p *Proxy) Run(ctx context.Context, ready func()) error {
-	ctx = klog.NewContext(ctx, klog.Background().WithValues("component", p.Name()))
+	ctx = upstream.Named(ctx, p.Name())
 	informer := p.nodeInformer()
 	go informer.Run(ctx.Done())
 	if err := component.Poll(ctx, "the node's addresses", 50*time.Millisecond, func(context.Context) error {
@@ -180,6 +179,10 @@ func (p *Proxy) newProxier(ctx context.Context, rec events.EventRecorder, health
 	ips := map[corev1.IPFamily]net.IP{}
 	for _, a := range p.cfg.NodeIP {
 		ips[family(a)] = a.AsSlice()
+	}
+	// Upstream takes a kernel before 5.13 for a sign that the host's nft is too old; pkg/preflight looks at that nft.
+	if err := os.Setenv("KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK", "1"); err != nil {
+		return nil, err
 	}
 	if len(p.cfg.ClusterCIDR) > 1 {
 		return nftables.NewDualStackProxier(ctx, p.conf, local, p.cfg.NodeName, ips, rec, health, false)

@@ -238,6 +238,25 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestOldKernel: the version of a kernel, which here is that of Debian 11, keeps nothing from running that it can do.
+func TestOldKernel(t *testing.T) {
+	t.Parallel()
+	framework.NeedEdgebox(t)
+	h := framework.NewHost(t, framework.Options{})
+	h.Shell(t, "echo 5.10.0-28-amd64 >/tmp/osrelease && mount --bind /tmp/osrelease /proc/sys/kernel/osrelease")
+	h.Up(t)
+	framework.Eventually(t, framework.Patience, func() error {
+		tables, err := h.NFTables()
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(tables, "ip kube-proxy") {
+			return fmt.Errorf("kube-proxy has no table among %v", tables)
+		}
+		return nil
+	})
+}
+
 func TestVersionAndCompletion(t *testing.T) {
 	t.Parallel()
 	framework.NeedEdgebox(t)
