@@ -69,7 +69,7 @@ docker save app | edgebox images import -`,
 				ArgsUsage:   "NAME...",
 				Description: `edgebox images rm docker.io/library/app:1`,
 				Flags: []cli.Flag{
-					&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "also those that are pinned or that running containers were made from"},
+					&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "also those that are pinned or that pods on this machine need"},
 				},
 				Action: f.removeImages,
 			},

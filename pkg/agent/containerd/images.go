@@ -9,7 +9,6 @@ import (
 	"time"
 
 	client "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
@@ -18,6 +17,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Labels of CRI on images: that it knows the image, and that the kubelet must not collect it.
@@ -119,9 +123,9 @@ func (c *Containerd) ExportImages(ctx context.Context, w io.Writer, names []stri
 }
 
 // RemoveImage deletes a name. With the last tag of an image go the names by digest that CRI keeps beside it, and content
-// that nothing refers to any more is collected before RemoveImage returns. It refuses to take an image away that is pinned
-// or that a running container was made from, unless force is set: such containers go on, but cannot be started again. The
-// sandbox image always stays, since no pod starts without it.
+// that nothing refers to any more is collected before RemoveImage returns. It refuses to take away what is pinned or what a
+// pod would start its containers from again, unless force is set: containers go on without their image. The sandbox image
+// always stays, since no pod starts without it.
 func (c *Containerd) RemoveImage(ctx context.Context, name string, force bool) error {
 	ctx, cl, err := c.open(ctx)
 	if err != nil {
@@ -144,13 +148,19 @@ func (c *Containerd) RemoveImage(ctx context.Context, name string, force bool) e
 		if r.pinned {
 			return errdefs.ErrFailedPrecondition.WithMessage("the image is pinned: use --force if nothing will need it again")
 		}
-		users, err := runningFrom(ctx, cl, r.names)
+		var id digest.Digest
+		if r.last {
+			if id, err = idOf(ctx, cl, img); err != nil {
+				return err
+			}
+		}
+		users, err := c.usersOf(ctx, name, id)
 		if err != nil {
 			return err
 		}
 		if len(users) > 0 {
 			return errdefs.ErrFailedPrecondition.WithMessage("the image is in use by " + enumerate(users) +
-				": delete that first, or use --force, after which it runs on but cannot start again without the image")
+				": delete that first, or use --force, after which it runs on but may not start again")
 		}
 	}
 	for i, n := range r.names {
@@ -168,6 +178,7 @@ func (c *Containerd) RemoveImage(ctx context.Context, name string, force bool) e
 // removal is what the removal of one name means.
 type removal struct {
 	names   []string // to delete, in this order
+	last    bool     // no tag is left
 	sandbox bool     // it would take the sandbox image away
 	pinned  bool     // it would take away what something has pinned
 }
@@ -181,7 +192,7 @@ func removalOf(img images.Image, same []images.Image) removal {
 	if !slices.ContainsFunc(same, func(i images.Image) bool { return i.Name != img.Name && isTag(i) }) {
 		going = same
 	}
-	var r removal
+	r := removal{last: len(going) == len(same)}
 	for _, i := range going {
 		r.sandbox = r.sandbox || i.Name == PauseImage
 		r.pinned = r.pinned || i.Labels[labelPinned] != ""
@@ -193,43 +204,56 @@ func removalOf(img images.Image, same []images.Image) removal {
 	return r
 }
 
-// runningFrom names the containers, made from an image of one of these names, that have not ended.
-func runningFrom(ctx context.Context, cl *client.Client, names []string) ([]string, error) {
-	list, err := cl.Containers(ctx)
+// idOf is the digest of an image's configuration, which CRI calls its id; empty where the image is of another platform.
+func idOf(ctx context.Context, cl *client.Client, img images.Image) (digest.Digest, error) {
+	conf, err := client.NewImageWithPlatform(cl, img, platforms.Default()).Config(ctx)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
+	return conf.Digest, err
+}
+
+// usersOf names the living pods with a container of the image of that name or, unless it is empty, of that id.
+func (c *Containerd) usersOf(ctx context.Context, name string, id digest.Digest) ([]string, error) {
+	conn, err := grpc.NewClient("unix://"+c.paths.ContainerdSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
-	var users []string
-	for _, c := range list {
-		info, err := c.Info(ctx, client.WithoutRefreshedMetadata)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(names, info.Image) || !isAlive(ctx, c) {
+	defer conn.Close()
+	runtime := cri.NewRuntimeServiceClient(conn)
+	pods, err := runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{
+		Filter: &cri.PodSandboxFilter{State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}}})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	containers, err := runtime.ListContainers(ctx, &cri.ListContainersRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	return users(name, id, pods.Items, containers.Containers), nil
+}
+
+// users names those of the pods that have a container of the image. One that has ended counts: the pod may start it again.
+func users(name string, id digest.Digest, pods []*cri.PodSandbox, containers []*cri.Container) []string {
+	var of []string
+	for _, c := range containers {
+		if !(id != "" && c.ImageId == id.String() || fullName(c.Image.GetUserSpecifiedImage()) == name) {
 			continue
 		}
-		users = append(users, userOf(info))
+		if i := slices.IndexFunc(pods, func(p *cri.PodSandbox) bool { return p.Id == c.PodSandboxId }); i >= 0 {
+			of = append(of, "pod "+pods[i].Metadata.GetNamespace()+"/"+pods[i].Metadata.GetName())
+		}
 	}
-	slices.Sort(users)
-	return slices.Compact(users), nil
+	slices.Sort(of)
+	return slices.Compact(of)
 }
 
-// isAlive reports whether the container has a task that has not ended, or one that does not tell.
-func isAlive(ctx context.Context, c client.Container) bool {
-	task, err := c.Task(ctx, nil)
-	if err != nil {
-		return !errdefs.IsNotFound(err)
+// fullName is a name of an image as containerd has it: busybox is docker.io/library/busybox:latest.
+func fullName(name string) string {
+	if ref, err := reference.ParseDockerRef(name); err == nil {
+		return ref.String()
 	}
-	status, err := task.Status(ctx)
-	return err != nil && !errdefs.IsNotFound(err) || err == nil && status.Status != client.Stopped
-}
-
-// userOf names a container as its user knows it: by the pod, which several containers share.
-func userOf(info containers.Container) string {
-	if pod := info.Labels["io.kubernetes.pod.name"]; pod != "" {
-		return "pod " + info.Labels["io.kubernetes.pod.namespace"] + "/" + pod
-	}
-	return "container " + info.ID[:min(12, len(info.ID))]
+	return name
 }
 
 // enumerate lists a few of many.

@@ -155,7 +155,10 @@ func TestImagesInUse(t *testing.T) {
 	ctx := t.Context()
 	image := framework.Busybox()
 	image.Ref = "registry.example.test/team/inuse:1"
-	if err := h.Import(ctx, image); err != nil {
+	image.Dirs = append(slices.Clone(image.Dirs), "inuse") // so that no other image has the same digest
+	other := image
+	other.Ref = "registry.example.test/team/inuse:2"
+	if err := h.Import(ctx, image, other); err != nil {
 		t.Fatal(err)
 	}
 	n := h.Namespace(t)
@@ -179,18 +182,24 @@ func TestImagesInUse(t *testing.T) {
 	if out, err := h.Edgebox(ctx, "images", "ls", "-q"); err != nil || !strings.Contains(out, image.Ref) || !strings.Contains(out, pause) {
 		t.Errorf("what could not be removed is gone: %s %v", out, err)
 	}
+	if out, err := h.Edgebox(ctx, "images", "rm", other.Ref); err != nil {
+		t.Errorf("rm of a tag that no pod asks for: %s %v", out, err)
+	}
 	if out, err := h.Edgebox(ctx, "images", "rm", "--force", image.Ref); err != nil {
 		t.Errorf("rm --force: %s %v", out, err)
 	}
 	if out := n.Kubectl("exec", "user", "--", "echo", "runs on"); !strings.Contains(out, "runs on") {
 		t.Errorf("after rm --force: %s", out)
 	}
-	// Once it has ended, it holds nothing any more.
-	if err := h.Import(ctx, image); err != nil {
+	// The last tag is held by who runs it under another name; and once that has ended, by nobody.
+	if err := h.Import(ctx, other); err != nil {
 		t.Fatal(err)
 	}
+	if out, err := h.Edgebox(ctx, "images", "rm", other.Ref); framework.ExitCode(err) <= 0 {
+		t.Errorf("rm of the last tag of what runs: %s", out)
+	}
 	n.Kubectl("delete", "pod", "user", "--now")
-	if out, err := h.Edgebox(ctx, "images", "rm", image.Ref); err != nil {
+	if out, err := h.Edgebox(ctx, "images", "rm", other.Ref); err != nil {
 		t.Errorf("rm after the pod: %s %v", out, err)
 	}
 }
