@@ -193,9 +193,9 @@ spec:
     - {name: kubelet, mountPath: /var/lib/kubelet, mountPropagation: Bidirectional}`)
 	n.WaitFor("pod/driver", "Ready")
 	n.Kubectl("exec", "driver", "--", "sh", "-c", "mkdir /var/lib/kubelet/volume && mount -t tmpfs volume /var/lib/kubelet/volume && touch /var/lib/kubelet/volume/seen")
-	h.Shell(t, "ls /var/lib/kubelet/volume/seen && mkdir -p /mnt/later && mount -t tmpfs later /mnt/later && touch /mnt/later/seen")
-	n.Kubectl("exec", "driver", "--", "ls", "/host/mnt/later/seen")
-	h.Shell(t, "umount /mnt/later && rmdir /mnt/later")
+	h.Shell(t, "ls /var/lib/kubelet/volume/seen && mkdir /later && mount -t tmpfs later /later && touch /later/seen")
+	n.Kubectl("exec", "driver", "--", "ls", "/host/later/seen")
+	h.Shell(t, "umount /later && rmdir /later")
 	if out, err := h.Edgebox(t.Context(), "uninstall", "--yes"); err != nil {
 		t.Fatalf("uninstall: %v\n%s", err, out)
 	}
