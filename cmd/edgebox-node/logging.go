@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -26,7 +29,9 @@ type logs struct {
 	debug    bool
 }
 
-func setUpLogging(debug bool) *logs {
+// setUpLogging is called once. Where a library would end the process, exit is called instead, with what the library
+// said last; it does not return.
+func setUpLogging(debug bool, exit func(error)) *logs {
 	level, foreign := slog.LevelInfo, slog.LevelWarn
 	if debug {
 		level, foreign = slog.LevelDebug, slog.LevelInfo
@@ -40,8 +45,10 @@ func setUpLogging(debug bool) *logs {
 	// Several components of one process apply logging options; all but the first would fail.
 	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
 	klog.SetSlogLogger(slog.New(l.upstream))
-	// flannel calls Fatal when it cannot watch links: that ends its goroutine, and its component says the rest.
-	klog.OsExit = func(int) { runtime.Goexit() }
+	// As text, lines keep their level: the logger alone would take what Fatal says for mere information.
+	klog.SetLoggerWithOptions(klog.Background(), klog.ContextualLogger(true), klog.WriteKlogBuffer(l.upstream.klogText))
+	osExit := func(code int) { exit(l.upstream.state.reason(code)) }
+	klog.OsExit, logrus.StandardLogger().ExitFunc = osExit, osExit
 
 	logrus.SetOutput(io.Discard)
 	if debug {
@@ -92,15 +99,25 @@ type gate struct {
 }
 
 type gateState struct {
-	mu   sync.Mutex
-	hold bool
-	held []func()
+	mu     sync.Mutex
+	hold   bool
+	held   []func()
+	errors []spoken // the latest
 }
+
+// spoken is an error that a goroutine has logged.
+type spoken struct{ goroutine, text string }
+
+// maxSpoken is how many errors others may log between that of a goroutine and its exit.
+const maxSpoken = 32
 
 func (g *gate) Handle(ctx context.Context, r slog.Record) error {
 	s := g.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.Level >= slog.LevelError {
+		s.remember(r)
+	}
 	if !s.hold {
 		return g.Handler.Handle(ctx, r)
 	}
@@ -117,6 +134,55 @@ func (g *gate) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 func (g *gate) WithGroup(name string) slog.Handler { return &gate{g.Handler.WithGroup(name), g.state} }
+
+// remember keeps an error for reason. The caller holds the lock.
+func (s *gateState) remember(r slog.Record) {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if (a.Key == "err" || a.Key == logrus.ErrorKey) && a.Value.String() != "" {
+			text += ": " + a.Value.String()
+			return false
+		}
+		return true
+	})
+	if len(s.errors) == maxSpoken {
+		s.errors = slices.Delete(s.errors, 0, 1)
+	}
+	s.errors = append(s.errors, spoken{goroutine(), text})
+}
+
+// reason is the last error that this goroutine has logged.
+func (s *gateState) reason(code int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	self := goroutine()
+	for _, e := range slices.Backward(s.errors) {
+		if e.goroutine == self {
+			return errors.New(e.text)
+		}
+	}
+	return fmt.Errorf("wanted to exit with code %d and did not say why", code)
+}
+
+// goroutine is the number of the calling one.
+func goroutine() string {
+	var stack [32]byte
+	n := runtime.Stack(stack[:], false)
+	number, _, _ := strings.Cut(strings.TrimPrefix(string(stack[:n]), "goroutine "), " ")
+	return number
+}
+
+// klogLine is what klog's unstructured calls give: "E0102 15:04:05.000000    1234 file.go:12] message".
+var klogLine = regexp.MustCompile(`(?s)^([IWEF])\d{4} [^\]]*\] (.*)$`)
+
+// klogText passes such a line on.
+func (g *gate) klogText(line []byte) {
+	level, text := slog.LevelError, string(bytes.TrimSpace(line))
+	if m := klogLine.FindStringSubmatch(text); m != nil {
+		level, text = map[string]slog.Level{"I": slog.LevelInfo, "W": slog.LevelWarn, "E": slog.LevelError, "F": slog.LevelError}[m[1]], m[2]
+	}
+	slog.New(g).Log(context.Background(), level, text)
+}
 
 func (s *gateState) close() {
 	s.mu.Lock()

@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -50,7 +52,8 @@ func run() error {
 	}
 
 	notify := newNotifier()
-	logs := setUpLogging(cfg.Debug)
+	var g component.Graph
+	logs := setUpLogging(cfg.Debug, g.Exit)
 	tuneMemory()
 	// Helpers come first, so that a component that runs nft or a CNI plugin by name gets ours.
 	if err := os.Setenv("PATH", cfg.Paths().Helpers()+string(filepath.ListSeparator)+os.Getenv("PATH")); err != nil {
@@ -59,7 +62,6 @@ func run() error {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	var g component.Graph
 	report := newReporter(start, &g)
 	g.OnChange = report.change
 	server.Add(&g, cfg, func(ctx context.Context) admin.Status {
@@ -124,9 +126,12 @@ func lockDataDir(path string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
-		pid := make([]byte, 32)
-		n, _ := f.Read(pid)
-		return nil, fmt.Errorf("edgebox already runs on %s as pid %s: stop it with `edgebox stop`, or choose another --data-dir", filepath.Dir(path), pid[:n])
+		text, _ := io.ReadAll(io.LimitReader(f, 32))
+		as := ""
+		if pid := strings.TrimSpace(string(text)); pid != "" { // else it has just started
+			as = " as pid " + pid
+		}
+		return nil, fmt.Errorf("edgebox already runs on %s%s: stop it with `edgebox stop`, or choose another --data-dir", filepath.Dir(path), as)
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +52,8 @@ func stderr(t *testing.T) (lines func() string) {
 func upstreamSpeaks() {
 	klog.InfoS("klog info")
 	klog.ErrorS(nil, "klog error", "pod", "a")
+	klog.Infof("klog text")
+	klog.Errorf("klog text [%d]\nof two lines", 2)
 	logrus.Info("logrus info")
 	logrus.WithField("id", 7).Warn("logrus warning\n")
 	log.Print("[INFO] plugin/ready")
@@ -58,6 +62,7 @@ func upstreamSpeaks() {
 
 const (
 	upstreamHeard = "level=ERROR msg=\"klog error\" pod=a\n" +
+		"level=ERROR msg=\"klog text [2]\\nof two lines\"\n" +
 		"level=WARN msg=\"logrus warning\" id=7\n" +
 		"level=ERROR msg=\"plugin/errors: refused\"\n"
 	ours = "level=INFO msg=ready component=dns\n"
@@ -82,7 +87,7 @@ func TestLogs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			lines := stderr(t)
-			tt.phase(setUpLogging(false))
+			tt.phase(setUpLogging(false, nil))
 			if got := lines(); got != tt.want {
 				t.Errorf("have\n%swant\n%s", got, tt.want)
 			}
@@ -92,7 +97,7 @@ func TestLogs(t *testing.T) {
 
 func TestDebugLogsHoldNothing(t *testing.T) {
 	lines := stderr(t)
-	l := setUpLogging(true)
+	l := setUpLogging(true, nil)
 	upstreamSpeaks()
 	l.stopping()
 	upstreamSpeaks()
@@ -127,6 +132,66 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 }
 
+// TestExits: where a library would end the process, it is told why instead, whatever others say meanwhile.
+func TestExits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		leave func()
+		want  string
+	}{
+		"klog's Fatal":      {func() { klog.Fatalf("no %s", "netlink") }, "no netlink"},
+		"klog's Exit":       {func() { klog.Exit("no netlink") }, "no netlink"},
+		"an error before":   {func() { klog.ErrorS(errors.New("lost"), "Election"); klog.FlushAndExit(time.Second, 1) }, "Election: lost"},
+		"two errors before": {func() { klog.Error("first"); klog.Error("second"); klog.FlushAndExit(time.Second, 1) }, "second"},
+		"logrus' Fatal":     {func() { logrus.WithError(errors.New("no space")).Fatal("commit") }, "commit: no space"},
+		"nothing said":      {func() { klog.FlushAndExit(time.Second, 1) }, "wanted to exit with code 1 and did not say why"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines := stderr(t)
+			var got error
+			setUpLogging(false, func(err error) {
+				got = err
+				runtime.Goexit()
+			})
+			klog.Error("of another goroutine")
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				tt.leave()
+				t.Error("it went on")
+			}()
+			<-done
+			if got == nil || got.Error() != tt.want {
+				t.Errorf("the reason is %v, want %s", got, tt.want)
+			}
+			if out := lines(); out != "" {
+				t.Errorf("it says %s", out)
+			}
+		})
+	}
+}
+
+func TestFit(t *testing.T) {
+	for _, tt := range []struct {
+		text    string
+		columns int
+		want    string
+	}{
+		{"waiting", 80, "waiting"},
+		{"waiting", 7, "waiting"},
+		{"waiting", 6, "waitin"},
+		{"wäre größer", 4, "wäre"},
+		{"wait\x1b[2J\nfor", 80, "wait [2J for"},
+		{"数据库", 5, "数据"},
+		{"数据库", 6, "数据库"},
+		{"waiting", 0, ""},
+		{"waiting", -1, ""},
+	} {
+		if got := fit(tt.text, tt.columns); got != tt.want {
+			t.Errorf("%q in %d columns is %q, want %q", tt.text, tt.columns, got, tt.want)
+		}
+	}
+}
+
 func TestLockDataDir(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	path := filepath.Join(dir, "lock")
@@ -144,6 +209,13 @@ func TestLockDataDir(t *testing.T) {
 	want := fmt.Sprintf("edgebox already runs on %s as pid %d: stop it with `edgebox stop`, or choose another --data-dir", dir, os.Getpid())
 	if err == nil || err.Error() != want {
 		t.Errorf("the error is %v, want %s", err, want)
+	}
+	if err := first.Truncate(0); err != nil { // as it is for a moment
+		t.Fatal(err)
+	}
+	want = fmt.Sprintf("edgebox already runs on %s: stop it with `edgebox stop`, or choose another --data-dir", dir)
+	if _, err = lockDataDir(path); err == nil || err.Error() != want {
+		t.Errorf("before it has left its pid: %v, want %s", err, want)
 	}
 	first.Close()
 	second, err := lockDataDir(path)
@@ -200,7 +272,7 @@ func TestNotify(t *testing.T) {
 // TestReportWithoutTerminal: one line per event, and no control characters.
 func TestReportWithoutTerminal(t *testing.T) {
 	lines := stderr(t)
-	setUpLogging(false)
+	setUpLogging(false, nil)
 	var g component.Graph
 	r := newReporter(time.Now(), &g)
 	r.show(context.Background()) // returns at once

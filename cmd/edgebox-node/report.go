@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
 
@@ -83,8 +84,8 @@ func (r *reporter) show(ctx context.Context) {
 		r.mu.Lock()
 		r.clear()
 		r.line = fmt.Sprintf("%4.1fs waiting for %s", time.Since(r.start).Seconds(), strings.Join(waits, ", "))
-		if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && len(r.line) >= width {
-			r.line = r.line[:max(width-1, 0)]
+		if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil {
+			r.line = fit(r.line, width-1)
 		}
 		fmt.Fprint(os.Stderr, r.line)
 		r.mu.Unlock()
@@ -97,4 +98,26 @@ func (r *reporter) clear() {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 		r.line = ""
 	}
+}
+
+// fit makes one line of text that takes at most that many columns of a terminal. What may be two columns wide counts as
+// such.
+func fit(text string, columns int) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	const wide = 0x1100 // the first such character
+	for i, r := range text {
+		columns--
+		if r >= wide {
+			columns--
+		}
+		if columns < 0 {
+			return text[:i]
+		}
+	}
+	return text
 }

@@ -1,5 +1,6 @@
 // Package upstream holds what the adapters of upstream Kubernetes components share: how their command line arguments
-// are put together, and how they reach the API. Of Kubernetes it imports client-go alone.
+// are put together, how they log, what they may not do to the process, and how they reach the API. Of Kubernetes it
+// imports client-go and klog alone.
 package upstream
 
 import (

@@ -7,10 +7,7 @@ package containerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +19,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
-	"github.com/sirupsen/logrus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -58,17 +54,6 @@ func (c *Containerd) Prepare(context.Context) error {
 
 // Run starts the plugins. It is ready when CRI answers on its socket and the sandbox image is in the store.
 func (c *Containerd) Run(ctx context.Context, ready func()) error {
-	plugins, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	catchFatal(fail)
-	err := c.serve(plugins, ready)
-	if ctx.Err() == nil && plugins.Err() != nil {
-		return context.Cause(plugins)
-	}
-	return err
-}
-
-func (c *Containerd) serve(ctx context.Context, ready func()) error {
 	registerClient(c)
 	conf := &srvconfig.Config{Version: version.ConfigVersion}
 	if err := srvconfig.LoadConfig(ctx, c.paths.ContainerdConfig(), conf); err != nil {
@@ -151,17 +136,5 @@ func registerClient(c *Containerd) {
 			c.client.Store(cl)
 			return cl, nil
 		},
-	})
-}
-
-var fatalOnce sync.Once
-
-// catchFatal turns logrus' Fatal, which CRI calls when it cannot run, from an exit into a failure of the component.
-func catchFatal(fail context.CancelCauseFunc) {
-	fatalOnce.Do(func() {
-		logrus.StandardLogger().ExitFunc = func(int) {
-			fail(errors.New("a part of it ended: see the log"))
-			runtime.Goexit()
-		}
 	})
 }

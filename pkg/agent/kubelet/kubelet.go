@@ -17,7 +17,6 @@ import (
 	"time"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
@@ -131,7 +130,7 @@ func (k *Kubelet) configure(c *kubeletconfig.KubeletConfiguration) {
 // Run starts the kubelet. It is ready when its health check passes; the node may not be Ready then, since that needs
 // the network, which needs the node.
 func (k *Kubelet) Run(ctx context.Context, ready func()) error {
-	ctx = klog.NewContext(ctx, klog.Background().WithValues("component", k.Name()))
+	ctx = upstream.Named(ctx, k.Name())
 	deps, err := app.UnsecuredDependencies(ctx, k.server, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return err

@@ -26,7 +26,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-proxy/app"
 	"k8s.io/kubernetes/pkg/proxy"
 	proxyconfig "k8s.io/kubernetes/pkg/proxy/apis/config"
@@ -124,7 +123,7 @@ func (p *Proxy) Prepare(ctx context.Context) error {
 
 // Run proxies until ctx ends. It is ready when the first sync of the rules is done.
 func (p *Proxy) Run(ctx context.Context, ready func()) error {
-	ctx = klog.NewContext(ctx, klog.Background().WithValues("component", p.Name()))
+	ctx = upstream.Named(ctx, p.Name())
 	informer := p.nodeInformer()
 	go informer.Run(ctx.Done())
 	if err := component.Poll(ctx, "the node's addresses", 50*time.Millisecond, func(context.Context) error {

@@ -19,9 +19,9 @@ import (
 	"time"
 
 	genericoptions "k8s.io/apiserver/pkg/server/options"
-	"k8s.io/klog/v2"
 
 	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
 // readyPoll is the pause between two looks at a component that starts; starting takes seconds.
@@ -34,7 +34,7 @@ const requestsPerSecond = "1000"
 
 // named returns ctx with a logger that tells which upstream component speaks.
 func named(ctx context.Context, component string) context.Context {
-	return klog.NewContext(ctx, klog.Background().WithValues("component", component))
+	return upstream.Named(ctx, component)
 }
 
 // runUntilReady runs an upstream component and, beside it, probes it until it answers, then calls ready.
