@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/k3s-io/kine/pkg/drivers"
 	"github.com/k3s-io/kine/pkg/drivers/sqlite"
@@ -46,7 +47,11 @@ func openSQLite(ctx context.Context, wg *sync.WaitGroup, f sqliteFile, cfg drive
 	g := newGrouped(dialect)
 	wg.Go(func() {
 		g.run(ctx)
-		_ = db.Close() // of connections in use; the next start repairs what it left
+		// The last connection to close puts the log into the file; when two close at the same time, neither does.
+		for db.Stats().InUse > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		_ = db.Close()
 	})
 	return reportingBackend{logstructured.New(&sqliteLog{sqllog.New(g, wg, &cfg), g, make(chan struct{}, maxReaders)})}, nil
 }

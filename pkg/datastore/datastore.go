@@ -10,17 +10,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
+	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/k3s-io/kine/pkg/drivers"
-	"github.com/k3s-io/kine/pkg/drivers/generic"
-	_ "github.com/k3s-io/kine/pkg/drivers/mysql"
-	_ "github.com/k3s-io/kine/pkg/drivers/pgsql"
 	"github.com/k3s-io/kine/pkg/server"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -54,19 +49,17 @@ const minPing = 5 * time.Second
 // maxRequest bounds what a client may send in one request: etcd's own 1.5 MiB and room for the envelope.
 const maxRequest = 2 << 20
 
-// advice is for a database file that cannot be used.
-const advice = "restore it from a backup, or move it away to start with an empty cluster"
-
 // Datastore is the component. Its Endpoints are valid before it runs.
 type Datastore struct {
 	endpoint string
 	paths    config.Paths
+	listen   func(path string) (net.Listener, error)
 	bridges  sync.Map // *server.KVServerBridge by endpoint, once it serves
 }
 
 // New returns the datastore of a server with this configuration.
 func New(cfg config.Config) *Datastore {
-	return &Datastore{endpoint: cfg.DatastoreEndpoint, paths: cfg.Paths()}
+	return &Datastore{endpoint: cfg.DatastoreEndpoint, paths: cfg.Paths(), listen: socket.Listen}
 }
 
 // Name implements component.Component.
@@ -100,7 +93,10 @@ func (d *Datastore) Prepare(context.Context) error {
 		}
 	}
 	if err := checkSQLite(d.paths.DB()); err != nil {
-		return fmt.Errorf("%w: %s", err, advice)
+		return advise(err)
+	}
+	if err := createSQLite(d.paths.DB()); err != nil {
+		return err
 	}
 	if err := checkSQLite(d.paths.VolatileDB()); err != nil {
 		return removeSQLite(d.paths.VolatileDB())
@@ -116,9 +112,25 @@ func (d *Datastore) Run(ctx context.Context, ready func()) error {
 			s.stop()
 		}
 	}()
-	failed := make(chan error, len(stores))
+	serving, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	if err := d.serve(serving, stores, fail); err != nil && serving.Err() == nil {
+		return err
+	}
+	if serving.Err() == nil {
+		ready()
+	}
+	<-serving.Done()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(serving)
+}
+
+// serve starts the stores. What ends one of them later goes to fail.
+func (d *Datastore) serve(ctx context.Context, stores []*store, fail func(error)) error {
 	for _, s := range stores {
-		if err := s.start(failed); err != nil {
+		if err := s.start(ctx, fail); err != nil {
 			return err
 		}
 	}
@@ -128,13 +140,7 @@ func (d *Datastore) Run(ctx context.Context, ready func()) error {
 		}
 		d.bridges.Store("unix://"+s.socket, s.bridge)
 	}
-	ready()
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-failed:
-		return fmt.Errorf("serve etcd API: %w", err)
-	}
+	return nil
 }
 
 // Check reads from each database.
@@ -149,16 +155,17 @@ func (d *Datastore) Check(ctx context.Context) error {
 
 func (d *Datastore) stores() []*store {
 	if !d.Alone() {
-		return []*store{{socket: d.paths.DatastoreSocket(), endpoint: d.endpoint}}
+		return []*store{{listen: d.listen, socket: d.paths.DatastoreSocket(), endpoint: d.endpoint}}
 	}
 	return []*store{
-		{socket: d.paths.DatastoreSocket(), file: sqliteFile{d.paths.DB(), "FULL"}},
-		{socket: d.paths.VolatileSocket(), file: sqliteFile{d.paths.VolatileDB(), "OFF"}},
+		{listen: d.listen, socket: d.paths.DatastoreSocket(), file: sqliteFile{d.paths.DB(), "FULL"}},
+		{listen: d.listen, socket: d.paths.VolatileSocket(), file: sqliteFile{d.paths.VolatileDB(), "OFF"}},
 	}
 }
 
 // store is one database and the socket that serves it.
 type store struct {
+	listen   func(path string) (net.Listener, error)
 	socket   string
 	endpoint string     // of a database elsewhere, or empty
 	file     sqliteFile // where there is no endpoint
@@ -169,15 +176,9 @@ type store struct {
 	bridge *server.KVServerBridge
 }
 
-func (s *store) start(failed chan<- error) error {
-	// The drivers must live until the last request of the gRPC server has ended, so not on the component's context.
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
+func (s *store) start(ctx context.Context, fail func(error)) error {
 	backend, err := s.open(ctx)
 	if err != nil {
-		return s.openError(err)
-	}
-	if err := backend.Start(ctx); err != nil {
 		return s.openError(err)
 	}
 	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(1<<31-1),
@@ -185,77 +186,16 @@ func (s *store) start(failed chan<- error) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}))
 	s.bridge = server.New(backend, "unix", notifyInterval, emulatedEtcd)
 	s.bridge.Register(s.grpc)
-	l, err := socket.Listen(s.socket)
+	l, err := s.listen(s.socket)
 	if err != nil {
 		return err
 	}
 	go func() {
 		if err := s.grpc.Serve(l); err != nil {
-			failed <- err
+			fail(fmt.Errorf("serve etcd API on %s: %w", s.socket, err))
 		}
 	}()
 	return nil
-}
-
-func (s *store) open(ctx context.Context) (server.Backend, error) {
-	cfg := drivers.Config{
-		Endpoint:             s.endpoint,
-		ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 4},
-		CompactInterval:      compactEvery,
-		CompactTimeout:       compactTimeout,
-		CompactMinRetain:     compactRetain,
-		CompactBatchSize:     batchSize,
-		PollBatchSize:        batchSize,
-	}
-	if s.endpoint == "" {
-		cfg.PollInterval = pollAlone
-		return openSQLite(ctx, &s.wg, s.file, cfg)
-	}
-	cfg.PollInterval = pollShared
-	_, backend, err := drivers.New(ctx, &s.wg, &cfg)
-	if err != nil {
-		return nil, err
-	}
-	if backend == nil {
-		return nil, errors.New("an etcd cluster is not supported here")
-	}
-	return checkedBackend{backend}, nil
-}
-
-// name is for messages: the file, or the endpoint without the password in it.
-func (s *store) name() string {
-	if s.endpoint == "" {
-		return s.file.path
-	}
-	return redact(s.endpoint)
-}
-
-// openError says which database cannot be used and, of a file of ours, what to do.
-func (s *store) openError(err error) error {
-	err = fmt.Errorf("open database %s: %w", s.name(), err)
-	if s.endpoint == "" {
-		err = fmt.Errorf("%w: %s", err, advice)
-	}
-	return err
-}
-
-// checkedBackend does not trust a create that reports success. In kine 0.17 one whose insert failed, as on a full disk,
-// returns the current revision and no error.
-type checkedBackend struct{ server.Backend }
-
-func (b checkedBackend) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
-	rev, err := b.Backend.Create(ctx, key, value, lease)
-	if err != nil {
-		return rev, err
-	}
-	_, kv, err := b.Get(ctx, key, rev, true)
-	if err != nil {
-		return 0, fmt.Errorf("read back what was created: %w", err)
-	}
-	if kv == nil || kv.ModRevision != rev {
-		return 0, errors.New("the database did not take a new object: is its disk full?")
-	}
-	return rev, nil
 }
 
 func (s *store) stop() {
@@ -325,16 +265,4 @@ func (s *store) read(ctx context.Context) error {
 	defer conn.Close()
 	_, err = etcdserverpb.NewKVClient(conn).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
 	return err
-}
-
-// redact names a data source without the password in it.
-func redact(dsn string) string {
-	if u, err := url.Parse(dsn); err == nil && u.Opaque == "" {
-		u.RawQuery = ""
-		return u.Redacted()
-	}
-	if scheme, _, ok := strings.Cut(dsn, "://"); ok {
-		return scheme + "://…"
-	}
-	return "…"
 }

@@ -2,8 +2,12 @@ package datastore
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,34 +15,40 @@ import (
 	"testing"
 	"time"
 
-	"github.com/k3s-io/kine/pkg/drivers"
-	"github.com/k3s-io/kine/pkg/drivers/sqlite"
 	"github.com/sirupsen/logrus"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
+	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/socket"
 )
 
 func TestMain(m *testing.M) {
 	logrus.SetLevel(logrus.ErrorLevel)
+	logrus.SetOutput(io.Discard)
 	os.Exit(m.Run())
 }
 
-// newPaths is in a folder whose name is short, for the sockets, and which a URL would have to escape.
+// newPaths is in a folder whose name is short, for the sockets. The data dir's means something else in a URL.
 func newPaths(t testing.TB) config.Paths {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ds 1")
+	dir, err := os.MkdirTemp("", "ds")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")}
+	return config.Paths{Data: filepath.Join(dir, "da ta?a=b#c%41&d"), Run: filepath.Join(dir, "run")}
+}
+
+func newDatastore(paths config.Paths) *Datastore {
+	return &Datastore{paths: paths, listen: socket.Listen}
 }
 
 // start runs the datastore until the test or stop ends it.
 func start(t testing.TB, paths config.Paths) (d *Datastore, stop func()) {
 	t.Helper()
-	d = &Datastore{paths: paths}
+	d = newDatastore(paths)
 	if err := d.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +73,7 @@ func start(t testing.TB, paths config.Paths) (d *Datastore, stop func()) {
 
 func dial(t testing.TB, endpoint string) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +151,9 @@ func TestKeepsWrites(t *testing.T) {
 		}
 	}
 	stop()
+	if _, err := os.Stat(d.paths.DB() + "-wal"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the log was not put into the file: %v", err)
+	}
 	for name, paths := range map[string]config.Paths{"stopped": d.paths, "killed": killed} {
 		d, stop := start(t, paths)
 		if get(t, dial(t, d.Endpoint()), "/registry/pods/a") != "pod" {
@@ -156,7 +169,7 @@ func TestKeepsWrites(t *testing.T) {
 // TestDamage has a damaged file of each kind: one must stay as it is, the other is made anew.
 func TestDamage(t *testing.T) {
 	paths := newPaths(t)
-	d := &Datastore{paths: paths}
+	d := newDatastore(paths)
 	if err := d.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -183,28 +196,135 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestSyncs asks SQLite what became of the data source that we give to kine.
+// TestEmptiedDatabase: a file that has lost its content, or went missing without its log, is not a new cluster's.
+func TestEmptiedDatabase(t *testing.T) {
+	paths := newPaths(t)
+	d, stop := start(t, paths)
+	create(t, dial(t, d.Endpoint()), "/registry/pods/a", "pod")
+	stop()
+	content, err := os.ReadFile(paths.DB())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(paths.DB(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "is empty: restore it from a backup") {
+		t.Errorf("emptied: %v", err)
+	}
+	if err := os.Remove(paths.DB()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(paths.DB()+"-wal", []byte("log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "is missing, but its log") {
+		t.Errorf("removed: %v", err)
+	}
+	if got, err := os.ReadFile(paths.DB() + "-wal"); string(got) != "log" {
+		t.Errorf("the log was touched: %q, %v", got, err)
+	}
+	if err := os.Remove(paths.DB() + "-wal"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(paths.DB(), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, _ = start(t, paths)
+	if get(t, dial(t, d.Endpoint()), "/registry/pods/a") != "pod" {
+		t.Error("the pod is lost")
+	}
+}
+
+// TestKilledWhileCreating starts on what a first boot leaves that was killed before the database had its name.
+func TestKilledWhileCreating(t *testing.T) {
+	paths := newPaths(t)
+	if err := os.MkdirAll(filepath.Dir(paths.DB()), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{".new", ".new-wal"} {
+		if err := os.WriteFile(paths.DB()+suffix, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, _ := start(t, paths)
+	create(t, dial(t, d.Endpoint()), "/registry/pods/a", "pod")
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(paths.DB()), "*.new*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestUnreachable has a database elsewhere that does not answer.
+func TestUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	d := newDatastore(newPaths(t))
+	d.endpoint = "postgres://kine:secret@" + l.Addr().String() + "/kine"
+	var g component.Graph
+	g.Add(d)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	var status component.Status
+	for !strings.Contains(fmt.Sprint(status), "connection refused") {
+		time.Sleep(10 * time.Millisecond)
+		status = g.Status(ctx)[0]
+	}
+	if text := fmt.Sprint(status); status.State != component.Starting || strings.Contains(text, "secret") || !strings.Contains(text, l.Addr().String()) {
+		t.Errorf("the status is %s", text)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("stopped while it waited: %v", err)
+	}
+
+	d.endpoint = "mysql://kine:secret@tcp(" + l.Addr().String() + ")/kine" // here kine does not wait
+	if err := d.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// TestServerDiesEarly has an etcd API that ends before anything was read or written through it.
+func TestServerDiesEarly(t *testing.T) {
+	d := newDatastore(newPaths(t))
+	d.listen = func(path string) (net.Listener, error) {
+		l, err := socket.Listen(path)
+		if err == nil {
+			err = l.Close()
+		}
+		return l, err
+	}
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := d.Run(t.Context(), func() { t.Error("is ready") })
+	if err == nil || !strings.Contains(err.Error(), "serve etcd API on "+d.paths.DatastoreSocket()) {
+		t.Errorf("Run ended with %v", err)
+	}
+}
+
+// TestSyncs asks SQLite what became of the data source.
 func TestSyncs(t *testing.T) {
 	for mode, want := range map[string]int{"FULL": 2, "OFF": 0} {
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		dsn := sqliteFile{filepath.Join(t.TempDir(), "a.db"), mode}.kineDSN()
-		_, db, err := sqlite.NewVariant(ctx, &wg, "sqlite3", &drivers.Config{DataSourceName: dsn})
+		connector, err := newCompiler(sqliteFile{filepath.Join(t.TempDir(), "a.db"), mode}.dsn())
 		if err != nil {
 			t.Fatal(err)
 		}
+		db := sql.OpenDB(connector)
+		defer db.Close()
 		var synchronous, busy, limit int
 		var journal string
 		for pragma, to := range map[string]any{"synchronous": &synchronous, "busy_timeout": &busy, "journal_size_limit": &limit, "journal_mode": &journal} {
-			if err := db.DB.QueryRow("PRAGMA " + pragma).Scan(to); err != nil {
+			if err := db.QueryRow("PRAGMA " + pragma).Scan(to); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if synchronous != want || busy != 30000 || limit != 8<<20 || journal != "wal" {
 			t.Errorf("%s: synchronous %d, busy_timeout %d, journal_size_limit %d, journal_mode %s", mode, synchronous, busy, limit, journal)
 		}
-		cancel()
-		wg.Wait()
 	}
 }
 
@@ -232,5 +352,22 @@ func TestRedact(t *testing.T) {
 		if got := redact(dsn); got != want || strings.Contains(got, "secret") {
 			t.Errorf("redact(%q) = %q, want %q", dsn, got, want)
 		}
+	}
+}
+
+func TestScrub(t *testing.T) {
+	for dsn, text := range map[string]string{
+		"postgres://kine:sec%zzret@db.lan/kine":              `parse "postgres://kine:sec%zzret@db.lan/kine": invalid URL escape`,
+		"postgres://kine:sec%40ret@db.lan/kine":              "no password sec@ret or sec%40ret",
+		"postgres://db.lan/kine?user=kine&password=sec-ret":  "tried sec-ret",
+		"mysql://kine:sec-r@t@tcp(db.lan:3306)/kine?a=b":     "tried sec-r@t",
+		"nats://kine:sec-ret@nats.lan?bucket=b&password=ret": "tried sec-ret and ret",
+	} {
+		if got := scrub(text, dsn); strings.Contains(got, "sec") || strings.Contains(got, "ret") || !strings.Contains(got, "xxxxx") {
+			t.Errorf("%s: %s", dsn, got)
+		}
+	}
+	if got := scrub("connection refused", "postgres://db.lan/kine"); got != "connection refused" {
+		t.Error(got)
 	}
 }

@@ -1,6 +1,7 @@
 package datastore
 
 import (
+	"context"
 	"database/sql"
 	"encoding/binary"
 	"errors"
@@ -9,7 +10,12 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
+
+	"github.com/k3s-io/kine/pkg/drivers"
+	"github.com/k3s-io/kine/pkg/drivers/sqlite"
 )
 
 // sqliteFile is one SQLite database.
@@ -43,12 +49,28 @@ type damagedError struct{ path, how string }
 
 func (e *damagedError) Error() string { return "database " + e.path + " " + e.how }
 
-// checkSQLite reports a file that SQLite cannot use: not a database, cut short, or, when the last run ended without
-// closing it, damaged inside; these are damagedErrors. A missing file is fine. It rewrites a file that consists mostly
-// of free pages.
+// advise says what to do about a damaged file.
+func advise(err error) error {
+	if damaged := new(damagedError); errors.As(err, &damaged) {
+		return fmt.Errorf("%w: restore it from a backup, or move it away, with its -wal, to start with an empty cluster", err)
+	}
+	return err
+}
+
+// checkSQLite reports a file that SQLite cannot use: not a database, cut short, damaged inside; these are
+// damagedErrors, and nothing is changed then. A missing file is fine. It rewrites a file that consists mostly of free
+// pages.
+//
+// It reads the whole file at each start, which the API server does a moment later anyway: 3 ms per MB, and most clusters
+// have 10. Damage that is found later is found after new writes went on top of it.
 func checkSQLite(path string) error {
+	log, err := os.Stat(path + "-wal")
+	unclean := err == nil && log.Size() > 0
 	size, err := headerSize(path)
 	if errors.Is(err, os.ErrNotExist) {
+		if unclean { // which SQLite would delete, or worse, take for the log of a new file
+			return &damagedError{path, "is missing, but its log " + path + "-wal is there"}
+		}
 		return nil
 	}
 	if err != nil {
@@ -58,36 +80,89 @@ func checkSQLite(path string) error {
 	if err != nil {
 		return err
 	}
-	log, err := os.Stat(path + "-wal")
-	unclean := err == nil && log.Size() > 0
 	if fi.Size() < size && !unclean {
 		return &damagedError{path, fmt.Sprintf("is cut short: %d bytes of %d are there", fi.Size(), size)}
 	}
+	mode := "?immutable=1" // takes no locks and makes no files, and knows of no log
+	if unclean {
+		mode = "?mode=ro" // reads the log, but does not write it into the file
+	}
+	free, pages, pageSize, err := inspect(path, mode)
+	if err != nil {
+		return err
+	}
+	if free*pageSize > vacuumAbove && free > pages/2 {
+		if err := vacuum(path); err != nil { // which needs room for a copy
+			slog.Warn("the database was not shrunk", "path", path, "free", free*pageSize, "err", err)
+		}
+	}
+	return nil
+}
+
+// inspect reads every page.
+func inspect(path, mode string) (free, pages, pageSize int64, err error) {
+	db, err := sql.Open("sqlite", sqliteURI(path)+mode)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer db.Close()
+	var verdict string
+	if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+		return 0, 0, 0, failure(path, err)
+	}
+	if verdict != "ok" {
+		return 0, 0, 0, &damagedError{path, "is damaged: " + verdict}
+	}
+	err = db.QueryRow("SELECT * FROM pragma_freelist_count(), pragma_page_count(), pragma_page_size()").Scan(&free, &pages, &pageSize)
+	if err != nil {
+		err = failure(path, err)
+	}
+	return free, pages, pageSize, err
+}
+
+func vacuum(path string) error {
 	db, err := sql.Open("sqlite", sqliteURI(path)+"?_pragma=busy_timeout(10000)")
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	if unclean {
-		var verdict string
-		if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
-			return failure(path, err)
-		}
-		if verdict != "ok" {
-			return &damagedError{path, "is damaged: " + verdict}
-		}
+	_, err = db.Exec("VACUUM")
+	return err
+}
+
+// createSQLite makes a database with kine's tables, unless there is one. It gets its name when it is complete, so that
+// an empty file is always one that has lost its content.
+func createSQLite(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	var free, pages, pageSize int64
-	err = db.QueryRow("SELECT * FROM pragma_freelist_count(), pragma_page_count(), pragma_page_size()").Scan(&free, &pages, &pageSize)
+	made := sqliteFile{path + ".new", "FULL"}
+	if err := removeSQLite(made.path); err != nil { // what an earlier start was killed over
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	_, _, err := sqlite.NewVariant(ctx, &wg, "sqlite3", &drivers.Config{DataSourceName: made.kineDSN()})
+	cancel()
+	wg.Wait() // closes it, with which the log goes into the file
 	if err != nil {
-		return failure(path, err)
+		return fmt.Errorf("create database %s: %w", path, err)
 	}
-	if free*pageSize > vacuumAbove && free > pages/2 {
-		if _, err := db.Exec("VACUUM"); err != nil { // which needs room for a copy
-			slog.Warn("the database was not shrunk", "path", path, "free", free*pageSize, "err", err)
-		}
+	if err := removeSQLite(path); err != nil { // an old log must not meet the new file
+		return err
 	}
-	return nil
+	if err := os.Rename(made.path, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // failure tells damage from what may pass, such as a full disk. Source: sqlite.org/rescode.html.
@@ -97,10 +172,10 @@ func failure(path string, err error) error {
 	if errors.As(err, &coded) && (coded.Code()&0xff == corrupt || coded.Code()&0xff == notADatabase) {
 		return &damagedError{path, "is damaged: " + err.Error()}
 	}
-	return fmt.Errorf("read database %s: %w", path, err)
+	return fmt.Errorf("open database %s: %w", path, err)
 }
 
-// headerSize is the size in bytes that the file's own header states; 0 for an empty file.
+// headerSize is the size in bytes that the file's own header states.
 // Source: sqlite.org/fileformat2.html, "The Database Header".
 func headerSize(path string) (int64, error) {
 	f, err := os.Open(path)
@@ -111,7 +186,7 @@ func headerSize(path string) (int64, error) {
 	h := make([]byte, 100)
 	n, err := io.ReadFull(f, h)
 	if n == 0 && errors.Is(err, io.EOF) {
-		return 0, nil
+		return 0, &damagedError{path, "is empty"}
 	}
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return 0, err

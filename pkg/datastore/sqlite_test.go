@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,7 @@ func newDatabase(t *testing.T, withLog bool) string {
 	t.Helper()
 	live := filepath.Join(t.TempDir(), "live.db")
 	db := open(t, live)
-	exec(t, db, "PRAGMA journal_mode=WAL", "CREATE TABLE a (k INTEGER PRIMARY KEY, v BLOB)",
+	execute(t, db, "PRAGMA journal_mode=WAL", "CREATE TABLE a (k INTEGER PRIMARY KEY, v BLOB)",
 		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 400) INSERT INTO a SELECT i, randomblob(2000) FROM n",
 		"PRAGMA wal_checkpoint(TRUNCATE)", "CREATE TABLE b (k)")
 	if !withLog {
@@ -48,7 +49,7 @@ func open(t *testing.T, path string) *sql.DB {
 	return db
 }
 
-func exec(t *testing.T, db *sql.DB, statements ...string) {
+func execute(t *testing.T, db *sql.DB, statements ...string) {
 	t.Helper()
 	for _, s := range statements {
 		if _, err := db.Exec(s); err != nil {
@@ -94,7 +95,7 @@ func TestCheckSQLite(t *testing.T) {
 		want string // in the error; empty for none
 	}{
 		"missing":                    {func(t *testing.T) string { return filepath.Join(t.TempDir(), "state.db") }, ""},
-		"empty":                      {file(""), ""}, // as a first boot leaves it that is killed early
+		"empty":                      {file(""), "is empty"},
 		"not a database":             {file(strings.Repeat("x", 5000)), "is not a SQLite database"},
 		"shorter than a header":      {file("SQLite format 3\x00"), "is not a SQLite database"},
 		"a folder":                   {func(t *testing.T) string { return t.TempDir() }, "is a directory"},
@@ -102,13 +103,13 @@ func TestCheckSQLite(t *testing.T) {
 		"good, with a log":           {func(t *testing.T) string { return newDatabase(t, true) }, ""},
 		"cut short":                  {func(t *testing.T) string { return truncate(t, newDatabase(t, false), 50*pageSize) }, "is cut short: 204800 bytes of"},
 		"cut short, with a log":      {func(t *testing.T) string { return truncate(t, newDatabase(t, true), 50*pageSize) }, "is damaged"},
+		"damaged pages":              {func(t *testing.T) string { return scramble(t, newDatabase(t, false)) }, "is damaged"},
 		"damaged pages, with a log":  {func(t *testing.T) string { return scramble(t, newDatabase(t, true)) }, "is damaged"},
 		"damaged schema, but closed": {func(t *testing.T) string { p := newDatabase(t, false); return poke(t, p, 100, 0xff) }, "is damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := tt.make(t)
-			before, _ := os.ReadFile(path)
-			_, noLog := os.Stat(path + "-wal")
+			before := content(path)
 			err := checkSQLite(path)
 			if tt.want == "" {
 				if err != nil {
@@ -119,12 +120,20 @@ func TestCheckSQLite(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("the error is %v, want %q and the path in it", err, tt.want)
 			}
-			// A log goes into the file when it is closed.
-			if after, _ := os.ReadFile(path); noLog != nil && string(after) != string(before) {
-				t.Error("the broken file was changed")
+			if content(path) != before {
+				t.Error("the broken file or its log was changed")
 			}
 		})
 	}
+}
+
+// content is that of a database and its log.
+func content(path string) (c [2]string) {
+	for i, suffix := range []string{"", "-wal"} {
+		data, err := os.ReadFile(path + suffix)
+		c[i] = fmt.Sprint(string(data), err)
+	}
+	return c
 }
 
 func poke(t *testing.T, path string, offset int64, b byte) string {
@@ -144,13 +153,13 @@ func poke(t *testing.T, path string, offset int64, b byte) string {
 func mostlyFree(t *testing.T, path string, used, free int) {
 	t.Helper()
 	db := open(t, path)
-	exec(t, db, "PRAGMA synchronous=OFF", "CREATE TABLE a (k INTEGER PRIMARY KEY, v BLOB)")
+	execute(t, db, "PRAGMA synchronous=OFF", "CREATE TABLE a (k INTEGER PRIMARY KEY, v BLOB)")
 	for i, size := range []int{free, used} {
 		if _, err := db.Exec("INSERT INTO a VALUES (?, zeroblob(?))", i, size); err != nil {
 			t.Fatal(err)
 		}
 	}
-	exec(t, db, "DELETE FROM a WHERE k = 0")
+	execute(t, db, "DELETE FROM a WHERE k = 0")
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
