@@ -247,6 +247,71 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestChangedTokenRevokesTheFormer, and no token that somebody else has made.
+func TestChangedTokenRevokesTheFormer(t *testing.T) {
+	t.Parallel()
+	framework.NeedEdgebox(t)
+	h := framework.NewHost(t, framework.Options{})
+	ctx := t.Context()
+	const first, second, users = "aaaaaa.0123456789abcdef", "bbbbbb.0123456789abcdef", "cccccc.0123456789abcdef"
+	is := func(token, want string) {
+		t.Helper()
+		framework.Eventually(t, framework.Patience, func() error {
+			out, err := h.Kubectl(ctx, "--kubeconfig=/dev/null", "--server=https://127.0.0.1:6443", "--insecure-skip-tls-verify", "--token="+token, "auth", "whoami")
+			if err != nil {
+				out += err.Error()
+			}
+			if !strings.Contains(out, want) {
+				return fmt.Errorf("token %s: %s, want %s", token, out, want)
+			}
+			return nil
+		})
+	}
+	start := func(flags ...string) {
+		t.Helper()
+		if err := h.Start(append(flags, "--disable-agent")...); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.WaitAPI(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := func() {
+		t.Helper()
+		if out, err := h.Edgebox(ctx, "stop"); err != nil {
+			t.Fatal(out, err)
+		}
+		if err := h.Exit(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	start("--token=" + first)
+	is(first, "system:bootstrappers:edgebox")
+	if out, err := h.Kubectl(ctx, "create", "secret", "generic", "bootstrap-token-cccccc", "-n", "kube-system", "--type=bootstrap.kubernetes.io/token",
+		"--from-literal=token-id=cccccc", "--from-literal=token-secret=0123456789abcdef", "--from-literal=usage-bootstrap-authentication=true"); err != nil {
+		t.Fatal(out, err)
+	}
+	is(users, "system:bootstrap:cccccc")
+	stop()
+
+	start("--token=" + second)
+	is(second, "system:bootstrappers:edgebox")
+	is(first, "Unauthorized")
+	is(users, "system:bootstrap:cccccc")
+	before := h.Shell(t, "ls -i /var/lib/edgebox/server/token; cat /var/lib/edgebox/server/token")
+	if !strings.HasSuffix(before, "::"+second) {
+		t.Errorf("the token's file holds %s", before)
+	}
+	stop()
+
+	start() // without the flag the token stays, and so does its file
+	is(second, "system:bootstrappers:edgebox")
+	if after := h.Shell(t, "ls -i /var/lib/edgebox/server/token; cat /var/lib/edgebox/server/token"); after != before {
+		t.Errorf("the token's file was %s, is %s", before, after)
+	}
+}
+
 // TestOldKernel: the version of a kernel, which here is that of Debian 11, keeps nothing from running that it can do.
 func TestOldKernel(t *testing.T) {
 	t.Parallel()
