@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -26,6 +27,8 @@ const shutdownTimeout = time.Second
 type Store interface {
 	Endpoint() string
 	VolatileEndpoint() string // for leases and events; may be empty
+	// Client calls the store of an endpoint in this process; nil when it is elsewhere. Valid while the store runs.
+	Client(endpoint string) *clientv3.Client
 }
 
 // APIServer runs kube-apiserver.
@@ -115,18 +118,21 @@ func (a *APIServer) Run(ctx context.Context, ready func()) error {
 	return runUntilReady(named(ctx, a.Name()), ready, a.serve, a.probe.probe)
 }
 
-// serve is what upstream's Run does, with three differences: see replacedHooks, serveOpenAPIV2WhenAsked, shutdownTimeout.
+// serve is what upstream's Run does, with four differences: see localStorage, replacedHooks, serveOpenAPIWhenAsked, shutdownTimeout.
 func (a *APIServer) serve(ctx context.Context) error {
 	conf, err := app.NewConfig(a.opts)
 	if err != nil {
 		return err
 	}
 	generic := conf.KubeAPIs.ControlPlane.Generic
-	openAPI := generic.OpenAPIConfig
-	generic.OpenAPIConfig = nil
+	generic.SkipOpenAPIInstallation = true
+	forgetDefinitions(generic.OpenAPIConfig, generic.OpenAPIV3Config)
 	for name := range replacedHooks {
 		generic.DisabledPostStartHooks.Insert(name)
 	}
+	storage := localStorage{client: a.store.Client}
+	storage.install(conf)
+	defer storage.close()
 	completed, err := conf.Complete()
 	if err != nil {
 		return err
@@ -135,7 +141,7 @@ func (a *APIServer) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := serveOpenAPIV2WhenAsked(server.GenericAPIServer, openAPI); err != nil {
+	if err := serveOpenAPIWhenAsked(server.GenericAPIServer, generic.OpenAPIConfig, generic.OpenAPIV3Config); err != nil {
 		return err
 	}
 	if err := addHooks(server.GenericAPIServer); err != nil {
@@ -146,6 +152,7 @@ func (a *APIServer) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	generic.OpenAPIV3Config.Definitions = nil // have been made into the types of server-side apply, and are large
 	return prepared.Run(ctx)
 }
 

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -125,6 +126,16 @@ func TestCustomResources(t *testing.T) {
 	if got := n.Kubectl("explain", "widget.spec"); !strings.Contains(got, "size") {
 		t.Errorf("explain: %s", got)
 	}
+	for document, want := range map[string]string{
+		"/openapi/v3/apis/test.edgebox.dev/v1": "dev.edgebox.test.v1.Widget", "/openapi/v2": "dev.edgebox.test.v1.Widget",
+	} {
+		framework.Eventually(t, framework.Patience, func() error {
+			if !strings.Contains(n.Kubectl("get", "--raw", document), want) {
+				return fmt.Errorf("%s lacks %s", document, want)
+			}
+			return nil
+		})
+	}
 	n.Kubectl("delete", "crd", "widgets.test.edgebox.dev")
 	framework.Eventually(t, framework.Patience, func() error {
 		out, err := n.Try("get", "widgets")
@@ -133,6 +144,41 @@ func TestCustomResources(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestOpenAPI reads the documents of built-in resources, which are made when they are asked for.
+func TestOpenAPI(t *testing.T) {
+	n := namespace(t)
+	if got := n.Kubectl("explain", "deployment.spec.replicas"); !strings.Contains(got, "Number of desired pods") {
+		t.Errorf("explain: %s", got)
+	}
+	var root struct {
+		Paths map[string]struct{ ServerRelativeURL string }
+	}
+	if err := json.Unmarshal([]byte(n.Kubectl("get", "--raw", "/openapi/v3")), &root); err != nil {
+		t.Fatal(err)
+	}
+	for path, kind := range map[string]string{
+		"api/v1": "io.k8s.api.core.v1.Pod", "apis/apps/v1": "io.k8s.api.apps.v1.Deployment",
+		"apis/apiextensions.k8s.io/v1": "CustomResourceDefinition", "apis/apiregistration.k8s.io/v1": "APIService",
+	} {
+		url := root.Paths[path].ServerRelativeURL
+		if !strings.HasPrefix(url, "/openapi/v3/"+path+"?hash=") {
+			t.Errorf("%s is at %q", path, url)
+			continue
+		}
+		for _, u := range []string{url, "/openapi/v3/" + path, "/openapi/v3/" + path + "?hash=old"} { // the last is led to the first
+			if got := n.Kubectl("get", "--raw", u); !strings.Contains(got, kind) || !json.Valid([]byte(got)) {
+				t.Errorf("%s lacks %s: %.200s", u, kind, got)
+			}
+		}
+	}
+	if _, err := n.Try("get", "--raw", "/openapi/v3/apis/none.example.com/v1"); err == nil {
+		t.Error("a document of a group that does not exist")
+	}
+	if got := n.Kubectl("get", "--raw", "/openapi/v2"); !strings.Contains(got, "io.k8s.api.apps.v1.Deployment") {
+		t.Errorf("/openapi/v2 lacks Deployment: %.200s", got)
+	}
 }
 
 func TestServerSideApplyKeepsOwners(t *testing.T) {

@@ -1,0 +1,3 @@
+package upstream
+
+import _ "github.com/edgebox/edgebox/pkg/upstream/workqueue" // for every component that is adapted
