@@ -53,6 +53,7 @@ func (p Paths) ContainerdDropIns() string { return "/etc/edgebox/containerd.d" }
 func (p Paths) RegistryHosts() string     { return p.data("agent", "registry") }      // hosts.toml of each registry
 func (p Paths) StaticPods() string        { return p.data("agent", "pod-manifests") } // run by the kubelet, also without an API server
 func (p Paths) ProxyConfig() string       { return p.run("kube-proxy.yaml") }         // the effective configuration
+func (p Paths) SchedulerConfig() string   { return p.run("kube-scheduler.yaml") }     // the user's, if any, with edgebox's identity
 
 // Version holds the version of the edgebox that last used the data dir. The node writes it, once it has the lock.
 func (p Paths) Version() string { return p.data("version") }

@@ -211,6 +211,10 @@ func (v *validator) components(c Config) {
 	} {
 		for _, a := range upstream.args {
 			v.check(upstream.option, a, upstreamArg)
+			name, _, _ := strings.Cut(a, "=")
+			if reason, isFixed := FixedArguments(upstream.option)[name]; isFixed {
+				v.bad(upstream.option, "%s %s", name, reason)
+			}
 		}
 	}
 

@@ -81,9 +81,6 @@ func (k *Kubelet) Prepare(context.Context) error {
 	if err := upstream.Parse("kubelet", fs, own, k.cfg.KubeletArg); err != nil {
 		return err
 	}
-	if flags.KubeletConfigFile != "" || flags.KubeletDropinConfigDirectory != "" {
-		return errors.New("kubelet-arg: config and config-dir are not read: give each setting as an argument of its own")
-	}
 	if conf.HealthzPort == 0 {
 		return errors.New("kubelet-arg: healthz-port=0 would hide from edgebox whether the kubelet is healthy: give it another port")
 	}

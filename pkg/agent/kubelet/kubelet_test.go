@@ -98,7 +98,7 @@ func TestBadArguments(t *testing.T) {
 		"max-pods":           "kubelet-arg: --max-pods needs a value: write max-pods=VALUE",
 		"max-pods=-1":        "kubelet-arg: invalid configuration: maxPods (--max-pods) -1 must not be a negative number",
 		"feature-gates=X=on": `kubelet-arg: invalid argument "X=on" for "--feature-gates" flag`,
-		"config=/k.yaml":     "kubelet-arg: config and config-dir are not read",
+		"node-ip=10.0.0.1":   "kubelet-arg: node-ip is set by edgebox",
 		"healthz-port=0":     "kubelet-arg: healthz-port=0 would hide",
 	} {
 		k := newKubelet(t, func(c *config.Config) { c.KubeletArg = []string{arg} })
@@ -109,6 +109,15 @@ func TestBadArguments(t *testing.T) {
 	k := newKubelet(t, func(c *config.Config) { c.NodeLabel = []string{"node-role.kubernetes.io/x=1"} })
 	if err := k.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "--node-labels") {
 		t.Errorf("a label that the API server would refuse: %v", err)
+	}
+}
+
+func TestRefusedArgumentsExist(t *testing.T) {
+	for name := range config.FixedArguments("kubelet-arg") {
+		k := newKubelet(t, func(c *config.Config) { c.KubeletArg = []string{name + "=x"} })
+		if err := k.Prepare(t.Context()); err != nil && strings.Contains(err.Error(), "has no flag") {
+			t.Error(err)
+		}
 	}
 }
 

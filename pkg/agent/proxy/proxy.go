@@ -90,9 +90,6 @@ func (p *Proxy) Prepare(ctx context.Context) error {
 	if fs.Lookup("healthz-bind-address").Value.String() == "" {
 		return errors.New("kube-proxy-arg: without a healthz-bind-address edgebox could not see whether the rules are up to date: give it another one")
 	}
-	if opts.ConfigFile != "" {
-		return errors.New("kube-proxy-arg: config is not read: give each setting as an argument of its own")
-	}
 	if err := opts.Complete(fs); err != nil {
 		return fmt.Errorf("kube-proxy-arg: %w", err)
 	}
@@ -115,9 +112,6 @@ func (p *Proxy) Prepare(ctx context.Context) error {
 		return fmt.Errorf("read %s: %w", opts.WriteConfigTo, err)
 	}
 	p.conf = obj.(*proxyconfig.KubeProxyConfiguration)
-	if p.conf.Mode != proxyconfig.ProxyModeNFTables {
-		return fmt.Errorf("kube-proxy-arg: proxy-mode=%s is not supported: edgebox uses nftables only", p.conf.Mode)
-	}
 	return nil
 }
 

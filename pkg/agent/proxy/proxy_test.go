@@ -71,9 +71,12 @@ func TestPrepare(t *testing.T) {
 }
 
 func TestArguments(t *testing.T) {
-	p := newProxy(t, "healthz-bind-address=127.0.0.1:11256", "iptables-min-sync-period=2s")
+	p := newProxy(t, "healthz-bind-address=127.0.0.1:11256", "iptables-min-sync-period=2s", "nodeport-addresses=192.0.2.0/24")
 	if err := p.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if got := strings.Join(p.conf.NodePortAddresses, ","); got != "192.0.2.0/24" {
+		t.Errorf("NodePorts are on %s", got)
 	}
 	if p.conf.HealthzBindAddress != "127.0.0.1:11256" || p.conf.MinSyncPeriod.Duration != 2*time.Second {
 		t.Errorf("health at %s, at most every %s", p.conf.HealthzBindAddress, p.conf.MinSyncPeriod.Duration)
@@ -83,16 +86,22 @@ func TestArguments(t *testing.T) {
 func TestBadArguments(t *testing.T) {
 	for arg, want := range map[string]string{
 		"proxy-mod=iptables":        "kube-proxy-arg: kube-proxy has no flag --proxy-mod",
-		"proxy-mode=iptables":       "kube-proxy-arg: proxy-mode=iptables is not supported: edgebox uses nftables only",
-		"proxy-mode=magic":          "kube-proxy-arg: ",
+		"proxy-mode=iptables":       "kube-proxy-arg: proxy-mode is set by edgebox",
 		"iptables-sync-period=ten":  `kube-proxy-arg: invalid argument "ten" for "--iptables-sync-period" flag`,
 		"healthz-bind-address=box":  `kube-proxy-arg: invalid argument "box" for "--healthz-bind-address" flag`,
 		"healthz-bind-address=":     "kube-proxy-arg: without a healthz-bind-address",
-		"config=/proxy.yaml":        "kube-proxy-arg: config is not read",
 		"nodeport-addresses=cellar": "kube-proxy-arg: ",
 	} {
 		if err := newProxy(t, arg).Prepare(t.Context()); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: the error is %v, want %q", arg, err, want)
+		}
+	}
+}
+
+func TestRefusedArgumentsExist(t *testing.T) {
+	for name := range config.FixedArguments("kube-proxy-arg") {
+		if err := newProxy(t, name+"=x").Prepare(t.Context()); err != nil && strings.Contains(err.Error(), "has no flag") {
+			t.Error(err)
 		}
 	}
 }

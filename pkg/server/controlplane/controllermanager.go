@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	"k8s.io/utils/ptr"
 
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -22,8 +28,8 @@ const (
 	schedulerPort         = 10259
 )
 
-// lastController is one of the controllers that every configuration has; their checks are added all at once.
-const lastController = names.NamespaceController
+// anyController is the one that every configuration has; the checks of all are added at once.
+const anyController = names.ServiceAccountTokenController
 
 // ControllerManager runs kube-controller-manager.
 type ControllerManager struct {
@@ -32,6 +38,7 @@ type ControllerManager struct {
 	leaderElect bool
 	opts        *options.KubeControllerManagerOptions
 	probe       *prober
+	client      kubernetes.Interface
 }
 
 // NewControllerManager returns the controllers of this configuration; leaderElect is for several servers on one store.
@@ -74,6 +81,7 @@ func (c *ControllerManager) Prepare(context.Context) error {
 		"tls-cert-file":                    certs.CertFile(pki.APIServer),
 		"tls-private-key-file":             certs.KeyFile(pki.APIServer),
 		"profiling":                        "false",
+		"authorization-always-allow-paths": healthPaths,
 		"flex-volume-plugin-dir":           c.cfg.Paths().VolumePlugins(),
 		"controller-shutdown-timeout":      "2s",
 	}
@@ -97,13 +105,16 @@ func (c *ControllerManager) Prepare(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.client, err = upstream.Client(kubeconfig, c.Name()); err != nil {
+		return err
+	}
 	c.opts = opts
 	c.probe, err = newProber(url, certs.CertFile(pki.ServerCA), "", "")
 	return err
 }
 
-// Run starts the controllers. It is ready when they have all been built: upstream adds their health checks then, and
-// says that it is healthy long before.
+// Run starts the controllers. It is ready when they have all been built, here or on the server that was elected:
+// upstream adds their health checks then, and says that it is healthy long before.
 func (c *ControllerManager) Run(ctx context.Context, ready func()) error {
 	return runUntilReady(named(ctx, c.Name()), ready, func(ctx context.Context) error {
 		conf, err := c.opts.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
@@ -117,11 +128,37 @@ func (c *ControllerManager) Run(ctx context.Context, ready func()) error {
 // Check asks /healthz, which includes that of each controller that has one.
 func (c *ControllerManager) Check(ctx context.Context) error {
 	checks, err := c.probe.get(ctx)
+	switch {
+	case err != nil:
+		return err
+	case strings.Contains(checks, anyController):
+		return nil
+	case c.leaderElect:
+		return c.electedElsewhere(ctx)
+	}
+	return errors.New("its controllers are being built")
+}
+
+// electedElsewhere returns nil when the controllers of another server are at work.
+func (c *ControllerManager) electedElsewhere(ctx context.Context) error {
+	election := c.opts.Generic.LeaderElection
+	lease, err := c.client.CoordinationV1().Leases(election.ResourceNamespace).Get(ctx, election.ResourceName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return errors.New("no server has been elected yet")
+	}
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(checks, lastController) {
-		return errors.New("its controllers are being built")
+	host, err := os.Hostname() // as upstream makes identities
+	if err != nil {
+		return err
+	}
+	holder := ptr.Deref(lease.Spec.HolderIdentity, "")
+	if holder == "" || strings.HasPrefix(holder, host+"_") {
+		return errors.New("its controllers are being built, or a lease of its own must end first")
+	}
+	if until := ptr.Deref(lease.Spec.RenewTime, metav1.MicroTime{}).Add(election.LeaseDuration.Duration); time.Now().After(until) {
+		return fmt.Errorf("the lease of %s has ended, and no server has been elected since", holder)
 	}
 	return nil
 }

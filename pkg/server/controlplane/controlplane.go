@@ -32,6 +32,9 @@ const readyPoll = 25 * time.Millisecond
 // API priority and fairness guards the server all the same.
 const requestsPerSecond = "1000"
 
+// healthPaths are what edgebox asks for without authentication; the user's arguments add to them.
+const healthPaths = "/healthz,/readyz,/livez"
+
 // named returns ctx with a logger that tells which upstream component speaks.
 func named(ctx context.Context, component string) context.Context {
 	return upstream.Named(ctx, component)

@@ -117,7 +117,7 @@ func TestBadArguments(t *testing.T) {
 		"kube-controller-manager node-monitor-period":     "kube-controller-manager-arg: --node-monitor-period needs a value: write node-monitor-period=VALUE",
 		"kube-controller-manager controllers=magic":       `kube-controller-manager-arg: "magic" is not in the list of known controllers`,
 		"kube-controller-manager secure-port=0":           "kube-controller-manager-arg: secure-port=0 would hide",
-		"kube-scheduler leader-elect=perhaps":             `kube-scheduler-arg: invalid argument "perhaps" for "--leader-elect" flag`,
+		"kube-scheduler kube-api-qps=many":                `kube-scheduler-arg: invalid argument "many" for "--kube-api-qps" flag`,
 		"kube-scheduler secure-port=0":                    "kube-scheduler-arg: secure-port=0 would hide",
 	} {
 		name, arg, _ := strings.Cut(arg, " ")

@@ -2,13 +2,25 @@ package controlplane
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/runtime"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app/options"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
+	configv1 "k8s.io/kubernetes/pkg/scheduler/apis/config/v1"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/validation"
 
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/durable"
 	"github.com/edgebox/edgebox/pkg/pki"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
@@ -16,6 +28,7 @@ import (
 // Scheduler runs kube-scheduler.
 type Scheduler struct {
 	cfg         config.Config
+	paths       config.Paths
 	certs       *pki.Store
 	leaderElect bool
 	opts        *options.Options
@@ -24,16 +37,16 @@ type Scheduler struct {
 
 // NewScheduler returns the scheduler of this configuration; leaderElect is for several servers on one store.
 func NewScheduler(cfg config.Config, certs *pki.Store, leaderElect bool) *Scheduler {
-	return &Scheduler{cfg: cfg, certs: certs, leaderElect: leaderElect}
+	return &Scheduler{cfg: cfg, paths: cfg.Paths(), certs: certs, leaderElect: leaderElect}
 }
 
 // Name implements component.Component.
 func (s *Scheduler) Name() string { return "kube-scheduler" }
 
-// Prepare parses the options.
+// Prepare parses and validates the options, and the configuration file that they may name.
 func (s *Scheduler) Prepare(context.Context) error {
 	certs := s.certs
-	kubeconfig := s.cfg.Paths().Kubeconfig(pki.Scheduler)
+	kubeconfig := s.paths.Kubeconfig(pki.Scheduler)
 	own := map[string]string{
 		"kubeconfig":                kubeconfig,
 		"authentication-kubeconfig": kubeconfig,
@@ -46,13 +59,27 @@ func (s *Scheduler) Prepare(context.Context) error {
 		"tls-cert-file":             certs.CertFile(pki.APIServer),
 		"tls-private-key-file":      certs.KeyFile(pki.APIServer),
 		"profiling":                 "false",
+
+		"authorization-always-allow-paths": healthPaths,
 	}
 	opts := options.NewOptions()
+	var err error
+	if opts.ComponentConfig, err = latest.Default(); err != nil {
+		return err
+	}
 	if err := upstream.Parse("kube-scheduler", upstream.FlagSet("kube-scheduler", opts.Flags.FlagSets), own, s.cfg.SchedulerArg); err != nil {
 		return err
 	}
 	if err := opts.ComponentGlobalsRegistry.Set(); err != nil {
 		return err
+	}
+	if opts.ConfigFile != "" {
+		if opts.ConfigFile, err = adoptConfig(opts.ConfigFile, s.paths.SchedulerConfig(), kubeconfig); err != nil {
+			return fmt.Errorf("kube-scheduler-arg: config: %w", err)
+		}
+	}
+	if errs := opts.Validate(); len(errs) > 0 {
+		return fmt.Errorf("kube-scheduler-arg: %w", utilerrors.NewAggregate(errs))
 	}
 	url, err := healthURL("kube-scheduler-arg", opts.SecureServing, "/readyz")
 	if err != nil {
@@ -64,6 +91,31 @@ func (s *Scheduler) Prepare(context.Context) error {
 	s.opts = opts
 	s.probe, err = newProber(url, certs.CertFile(pki.ServerCA), "", "")
 	return err
+}
+
+// adoptConfig validates the user's configuration file and writes it to path, with edgebox's own way to the API, which
+// upstream takes from the file alone.
+func adoptConfig(file, path, kubeconfig string) (string, error) {
+	conf, err := options.LoadConfigFromFile(klog.Background(), file)
+	if err != nil {
+		return "", err
+	}
+	if err := validation.ValidateKubeSchedulerConfiguration(conf); err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	conf.ClientConnection.Kubeconfig = kubeconfig
+	yaml, ok := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), runtime.ContentTypeYAML)
+	if !ok {
+		return "", errors.New("upstream cannot write YAML")
+	}
+	data, err := runtime.Encode(scheme.Codecs.EncoderForVersion(yaml.Serializer, configv1.SchemeGroupVersion), conf)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	return path, durable.WriteFile(path, data, 0o600)
 }
 
 // Run schedules pods.
