@@ -16,14 +16,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/pki"
 )
 
 type fakeStore struct{ volatile string }
 
-func (fakeStore) Endpoint() string           { return "unix:///run/kine.sock" }
-func (s fakeStore) VolatileEndpoint() string { return s.volatile }
+func (fakeStore) Endpoint() string               { return "unix:///run/kine.sock" }
+func (s fakeStore) VolatileEndpoint() string     { return s.volatile }
+func (fakeStore) Client(string) *clientv3.Client { return nil }
 
 // newServer is a configuration with its certificates in place.
 func newServer(t *testing.T) (config.Config, *pki.Store) {
