@@ -16,8 +16,8 @@ import (
 // self is this executable, also when its file was replaced since it started.
 const self = "/proc/self/exe"
 
-// unpack makes sure that the named files of the payload, or all, lie in dir, and returns the folder they are in.
-func (f *front) unpack(dir string, names ...string) (binDir string, err error) {
+// unpack makes sure that the wanted files of the payload lie in dir, and returns the folder they are in.
+func (f *front) unpack(dir string, want func(name string) bool) (binDir string, err error) {
 	p, err := payload.Open(self)
 	if errors.Is(err, payload.ErrNoPayload) {
 		return "", exitError{failed, err.Error() + ": build the whole product with `make build`, and use bin/edgebox"}
@@ -26,6 +26,12 @@ func (f *front) unpack(dir string, names ...string) (binDir string, err error) {
 		return "", err
 	}
 	defer func() { _ = p.Close() }()
+	var names []string
+	for _, file := range p.Files() {
+		if want(file.Name) {
+			names = append(names, file.Name)
+		}
+	}
 	return p.Unpack(dir, names...)
 }
 

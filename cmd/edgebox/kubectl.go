@@ -47,7 +47,7 @@ func (f *front) runKubectl(c *cli.Context, args []string) error {
 	if os.Geteuid() == 0 && getenv(environ, "KUBECACHEDIR") == "" {
 		environ = append(slices.Clip(environ), "KUBECACHEDIR="+cfg.Paths().KubectlCache())
 	}
-	binDir, err := f.unpack(dir, "kubectl")
+	binDir, err := f.unpack(dir, isKubectl)
 	if err != nil {
 		return err
 	}
@@ -68,6 +68,8 @@ func kubeconfigGiven(args, environ []string) bool {
 	}
 	return false
 }
+
+func isKubectl(name string) bool { return name == "kubectl" }
 
 // localKubeconfig reports whether kubectl should use the file that the server writes. A user who cannot read it may have
 // a kubeconfig of their own, which kubectl finds by itself.

@@ -56,7 +56,7 @@ func (f *front) runServer(c *cli.Context) error {
 		return err
 	}
 
-	binDir, err := f.unpack(paths.Bin())
+	binDir, err := f.unpack(paths.Bin(), func(name string) bool { return !isKubectl(name) }) // which can wait for its first use
 	if err != nil {
 		return err
 	}

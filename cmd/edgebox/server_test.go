@@ -83,8 +83,11 @@ func TestServerBecomesTheNode(t *testing.T) {
 	if left.NodeName != "box" || left.Token != "" {
 		t.Errorf("the configuration left is of node %q with token %q", left.NodeName, left.Token)
 	}
-	if _, err := os.Stat(h.path("var/lib/edgebox/bin/current/kubectl")); err != nil {
+	if _, err := os.Stat(h.path("var/lib/edgebox/bin/current/edgebox-node")); err != nil {
 		t.Errorf("the payload is not in place: %v", err)
+	}
+	if _, err := os.Stat(h.path("var/lib/edgebox/bin/current/kubectl")); err == nil {
+		t.Error("kubectl was unpacked, which nobody has asked for")
 	}
 }
 

@@ -127,6 +127,7 @@ func (a *APIServer) serve(ctx context.Context) error {
 	generic := conf.KubeAPIs.ControlPlane.Generic
 	generic.SkipOpenAPIInstallation = true
 	forgetDefinitions(generic.OpenAPIConfig, generic.OpenAPIV3Config)
+	narrowDefinitions(conf)
 	for name := range replacedHooks {
 		generic.DisabledPostStartHooks.Insert(name)
 	}

@@ -13,10 +13,13 @@ import (
 	"time"
 
 	"github.com/emicklei/go-restful/v3"
+	apiextensionsopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/apiserver/pkg/util/openapi"
+	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kube-openapi/pkg/builder"
 	"k8s.io/kube-openapi/pkg/cached"
 	"k8s.io/kube-openapi/pkg/common"
@@ -24,6 +27,7 @@ import (
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/handler3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	"github.com/edgebox/edgebox/pkg/version"
 )
@@ -39,6 +43,19 @@ func serveOpenAPIWhenAsked(aggregator *genericapiserver.GenericAPIServer, v2 *co
 	services := server.Handler.GoRestfulContainer.RegisteredWebServices()
 	serveOpenAPIV2(server.Handler.NonGoRestfulMux, services, v2)
 	return serveOpenAPIV3(server.Handler.NonGoRestfulMux, services, v3)
+}
+
+// narrowDefinitions gives the servers on both sides of the built-in resources the definitions of their own types for
+// version 2. Upstream has each of them make those of all of Kubernetes, at every start.
+func narrowDefinitions(c *app.Config) {
+	for conf, own := range map[**common.Config]common.GetOpenAPIDefinitions{
+		&c.ApiExtensions.GenericConfig.OpenAPIConfig: apiextensionsopenapi.GetOpenAPIDefinitions,
+		&c.Aggregator.GenericConfig.OpenAPIConfig:    aggregatoropenapi.GetOpenAPIDefinitions,
+	} {
+		narrow := **conf
+		narrow.GetDefinitions = openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(own)
+		*conf = &narrow
+	}
 }
 
 // forgetDefinitions keeps the definitions of all types from staying in memory. The builders of kube-openapi put a function
