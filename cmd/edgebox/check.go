@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -37,10 +39,14 @@ func (f *front) runCheck(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, findings := f.checkConfig(c)
+	cfg, findings, badName := f.checkConfig(c)
 	ctx, cancel := context.WithTimeout(c.Context, preflightTimeout)
 	defer cancel()
-	findings = append(findings, preflight.Run(ctx, preflightInput(ctx, cfg, false))...)
+	for _, r := range preflight.Run(ctx, preflightInput(ctx, cfg, false)) {
+		if !badName || r.Name != "name" { // else it was told already
+			findings = append(findings, r)
+		}
+	}
 
 	if asJSON {
 		if err := writeJSON(f.stdout, findings); err != nil {
@@ -57,21 +63,28 @@ func (f *front) runCheck(c *cli.Context) error {
 	return nil
 }
 
-// checkConfig is the configuration as a server would have it, and what is wrong with it.
-func (f *front) checkConfig(c *cli.Context) (config.Config, []preflight.Result) {
+// checkConfig is the configuration as a server would have it, what is wrong with it, and whether that is the node's name
+// among other things.
+func (f *front) checkConfig(c *cli.Context) (cfg config.Config, findings []preflight.Result, badName bool) {
 	cfg, err := f.load(c)
 	host, hostErr := config.ReadHost()
 	if hostErr != nil {
-		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: hostErr.Error()}}
+		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: hostErr.Error()}}, false
 	}
+	given := cfg.NodeName != ""
 	cfg, completeErr := cfg.Complete(host)
-	if err == nil { // else Complete says the same again
+	var problems config.Problems
+	errors.As(completeErr, &problems)
+	badName = slices.ContainsFunc(problems, func(p config.Problem) bool { return p.Option == "node-name" })
+	if err == nil {
 		err = configError(completeErr)
+	} else { // Complete says the same again, and perhaps more of the host
+		badName = badName && given
 	}
 	if err != nil {
-		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: err.Error()}}
+		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: err.Error()}}, badName
 	}
-	return cfg, []preflight.Result{{Name: "configuration", Level: preflight.OK, Message: "has no problems"}}
+	return cfg, []preflight.Result{{Name: "configuration", Level: preflight.OK, Message: "has no problems"}}, false
 }
 
 // preflightInput describes the node of cfg.

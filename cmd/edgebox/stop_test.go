@@ -63,4 +63,11 @@ func TestCheck(t *testing.T) {
 	h.run("check").want(t, 1, "error ", "config.yaml: tls-sam: is not an option: did you mean tls-san?", "config.yaml: debug: wants true or false",
 		"This machine cannot run edgebox yet: 1 problem to fix.")
 	h.run("check", "-o", "json").want(t, 1, `"name": "configuration"`, `"level": "error"`)
+
+	h.write("etc/edgebox/config.yaml", "node-ip: 192.0.2.1\n", 0o600)
+	bad := h.run("check", "--node-name", "My_Box")
+	bad.want(t, 1, "This machine cannot run edgebox yet: 1 problem to fix.")
+	if n := strings.Count(bad.stdout, "My_Box"); n != 1 {
+		t.Errorf("a bad name is told %d times:\n%s", n, bad.stdout)
+	}
 }
