@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
@@ -106,6 +108,7 @@ func (k *Kubelet) configure(c *kubeletconfig.KubeletConfiguration) {
 	c.StaticPodPath = paths.StaticPods()
 	c.VolumePluginDir = paths.VolumePlugins()
 	c.ClusterDomain = k.cfg.ClusterDomain
+	c.ResolverConfig = resolvConf(resolvConfs)
 	for _, a := range k.cfg.ClusterDNS {
 		c.ClusterDNS = append(c.ClusterDNS, a.String())
 	}
@@ -119,6 +122,10 @@ func (k *Kubelet) configure(c *kubeletconfig.KubeletConfiguration) {
 	// Percentages of a small disk are all that a small box has.
 	c.EvictionHard = map[string]string{"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "5%"}
 	c.EvictionMinimumReclaim = map[string]string{"nodefs.available": "10%", "imagefs.available": "10%"}
+	if !may(unix.CAP_SYS_RESOURCE) { // what would be refused, and be an error every five minutes
+		c.OOMScoreAdj = max(c.OOMScoreAdj, oomScoreAdj())
+		c.MaxOpenFiles = min(c.MaxOpenFiles, openFilesLimit())
+	}
 	c.SerializeImagePulls = false
 	maxPulls := int32(3)
 	c.MaxParallelImagePulls = &maxPulls
@@ -165,4 +172,34 @@ func joinAddrs(addrs []netip.Addr) string {
 		s[i] = a.String()
 	}
 	return strings.Join(s, ",")
+}
+
+// may reports whether this process has a capability.
+func may(capability int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
+// oomScoreAdj is how much the OOM killer spares this process, 0 if that cannot be read.
+func oomScoreAdj() int32 {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return int32(n)
+}
+
+// openFilesLimit is the most that this process can set.
+func openFilesLimit() int64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxInt64
+	}
+	return int64(min(limit.Max, math.MaxInt64))
 }

@@ -1,15 +1,19 @@
 package kubelet
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -52,6 +56,7 @@ func TestPrepare(t *testing.T) {
 		"cgroups are made by runc":           c.CgroupDriver == "cgroupfs",
 		"it speaks to our containerd":        c.ContainerRuntimeEndpoint == "unix://"+paths.ContainerdSocket(),
 		"pods use cluster DNS":               slices.Equal(c.ClusterDNS, []string{"10.43.0.10"}) && c.ClusterDomain == "cluster.local",
+		"a file with DNS servers is there":   c.ResolverConfig == resolvConf(resolvConfs),
 		"static pods come from the data dir": c.StaticPodPath == paths.StaticPods(),
 		"the root dir is the usual one":      k.server.RootDirectory == "/var/lib/kubelet",
 		"the node has its name and address":  k.server.HostnameOverride == "box" && k.server.NodeIP == "192.0.2.7",
@@ -109,6 +114,55 @@ func TestBadArguments(t *testing.T) {
 	k := newKubelet(t, func(c *config.Config) { c.NodeLabel = []string{"node-role.kubernetes.io/x=1"} })
 	if err := k.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "--node-labels") {
 		t.Errorf("a label that the API server would refuse: %v", err)
+	}
+}
+
+// TestWithoutCapability: the kubelet does not ask for what the kernel would refuse.
+func TestWithoutCapability(t *testing.T) {
+	for _, drop := range []bool{false, true} {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestAsked$", "-test.v")
+		cmd.Env = append(os.Environ(), "ASKED=1")
+		if drop {
+			cmd.Env = append(cmd.Env, "DROP=1")
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+}
+
+// TestAsked runs in a process of its own, with or without the capability.
+func TestAsked(t *testing.T) {
+	if os.Getenv("ASKED") == "" {
+		t.Skip("run by TestWithoutCapability")
+	}
+	runtime.LockOSThread() // capabilities are a thread's
+	if os.Getenv("DROP") != "" {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err := unix.Capget(&header, &data[0]); err != nil {
+			t.Fatal(err)
+		}
+		data[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := newKubelet(t, nil)
+	if err := k.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := os.WriteFile("/proc/thread-self/oom_score_adj", fmt.Append(nil, k.server.OOMScoreAdj), 0)
+	if err != nil {
+		t.Errorf("OOM score %d: %v", k.server.OOMScoreAdj, err)
+	}
+	limit := unix.Rlimit{Cur: uint64(k.server.MaxOpenFiles), Max: uint64(k.server.MaxOpenFiles)}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Errorf("%d open files: %v", k.server.MaxOpenFiles, err)
+	}
+	if may(unix.CAP_SYS_RESOURCE) && k.server.OOMScoreAdj != -999 {
+		t.Errorf("OOM score %d although it could be lower", k.server.OOMScoreAdj)
 	}
 }
 

@@ -162,12 +162,13 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestPrivateMounts: where no systemd has made mounts shared, they are as long as edgebox needs them.
-func TestPrivateMounts(t *testing.T) {
+// TestBareBox: where no systemd has made mounts shared, they are as long as edgebox needs them; and pods start on a box
+// that has no /etc/resolv.conf.
+func TestBareBox(t *testing.T) {
 	t.Parallel()
 	framework.NeedEdgebox(t)
 	h := framework.NewHost(t, framework.Options{})
-	h.Shell(t, "mount --make-rprivate /")
+	h.Shell(t, "mount --make-rprivate /; rm /etc/resolv.conf")
 	before := footprint(t, h)
 	h.Up(t)
 	if err := h.Import(t.Context(), framework.Busybox()); err != nil {
