@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
@@ -19,6 +22,7 @@ import (
 	configv1 "k8s.io/kubernetes/pkg/scheduler/apis/config/v1"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/validation"
 
+	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/durable"
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -125,8 +129,29 @@ func (s *Scheduler) Run(ctx context.Context, ready func()) error {
 		if err != nil {
 			return err
 		}
+		if !s.cfg.DisableAgent {
+			conf.InformerFactory.Start(ctx.Done())
+			awaitNode(ctx, conf.InformerFactory.Core().V1().Nodes().Lister())
+		}
 		return app.Run(ctx, conf, sched)
 	}, s.probe.probe)
+}
+
+// firstNode is how long scheduling waits for the node that starts beside it. A pod that is tried while there is none is
+// put off for a second or two, as after an error.
+const firstNode = 10 * time.Second
+
+func awaitNode(ctx context.Context, nodes corelisters.NodeLister) {
+	ctx, cancel := context.WithTimeout(ctx, firstNode)
+	defer cancel()
+	// What remains of the wait when it fails is said by the scheduler to each pod.
+	_ = component.Poll(ctx, "the first node", readyPoll, func(context.Context) error {
+		list, err := nodes.List(labels.Everything())
+		if err == nil && len(list) == 0 {
+			err = errors.New("none has registered")
+		}
+		return err
+	})
 }
 
 // Check asks /readyz.
