@@ -15,8 +15,8 @@ import (
 	"github.com/k3s-io/kine/pkg/server"
 )
 
-// maxReaders bounds how many queries run at a time: more than that only take memory and open connections.
-const maxReaders = 4
+// maxReaders bounds how many queries run at a time. More would wait for a core, each with a page cache of its own.
+const maxReaders = 3
 
 // openSQLite is kine's backend for a SQLite file, with statements that stay compiled and writes in groups. It lives
 // until ctx ends; wg is done when the file is closed.

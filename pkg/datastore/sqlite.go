@@ -27,7 +27,7 @@ type sqliteFile struct {
 // params say how a database is used: by all connections, those that kine opens to make the tables included.
 func (f sqliteFile) params() string {
 	return "_txlock=immediate&_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_pragma=synchronous(" + f.synchronous +
-		")&_pragma=journal_size_limit(8388608)"
+		")&_pragma=journal_size_limit(8388608)&_pragma=cache_size(-1000)" // KiB; what else is read the kernel has
 }
 
 // dsn is for modernc.org/sqlite.
