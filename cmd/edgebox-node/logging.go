@@ -39,7 +39,7 @@ func setUpLogging(debug bool, exit func(error)) *logs {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	l := &logs{debug: debug, upstream: &gate{
 		Handler: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: foreign}),
-		state:   &gateState{hold: !debug},
+		state:   &gateState{hold: !debug, all: debug},
 	}}
 
 	// Several components of one process apply logging options; all but the first would fail.
@@ -99,6 +99,7 @@ type gate struct {
 }
 
 type gateState struct {
+	all    bool // harmless errors too
 	mu     sync.Mutex
 	hold   bool
 	held   []func()
@@ -116,7 +117,11 @@ func (g *gate) Handle(ctx context.Context, r slog.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.Level >= slog.LevelError {
-		s.remember(r)
+		text := textOf(r)
+		s.remember(text)
+		if !s.all && isHarmless(r.Message, text) {
+			return nil
+		}
 	}
 	if !s.hold {
 		return g.Handler.Handle(ctx, r)
@@ -135,8 +140,31 @@ func (g *gate) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (g *gate) WithGroup(name string) slog.Handler { return &gate{g.Handler.WithGroup(name), g.state} }
 
-// remember keeps an error for reason. The caller holds the lock.
-func (s *gateState) remember(r slog.Record) {
+// harmless are what upstream takes for errors, although all goes as it should: a message, and a part of the error.
+var harmless = []struct{ message, cause string }{
+	// kubectl exec, attach, logs -f and port-forward end by closing their connection.
+	{"Error on socket receive", "use of closed network connection"},
+	{"Error proxying data from client to backend", "close 1006 (abnormal closure)"},
+	// A pod's last status is made when its cgroups have gone.
+	{"failed to read memory cgroup config for the pod", "no such file or directory"},
+	{"failed to read memory cgroup limits for the pod", "no such file or directory"},
+	// A pod that was deleted is not the node's any more, which upstream expects to hear as "not found".
+	{"Failed to get status for pod", "no relationship found between node"},
+	// Of an option that is not set.
+	{"The manifest file is empty, ignoring.", ""},
+}
+
+func isHarmless(message, text string) bool {
+	for _, h := range harmless {
+		if message == h.message && strings.Contains(text, h.cause) {
+			return true
+		}
+	}
+	return false
+}
+
+// textOf is a record's message with its error.
+func textOf(r slog.Record) string {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
 		if (a.Key == "err" || a.Key == logrus.ErrorKey) && a.Value.String() != "" {
@@ -145,6 +173,11 @@ func (s *gateState) remember(r slog.Record) {
 		}
 		return true
 	})
+	return text
+}
+
+// remember keeps an error for reason. The caller holds the lock.
+func (s *gateState) remember(text string) {
 	if len(s.errors) == maxSpoken {
 		s.errors = slices.Delete(s.errors, 0, 1)
 	}
@@ -175,11 +208,12 @@ func goroutine() string {
 // klogLine is what klog's unstructured calls give: "E0102 15:04:05.000000    1234 file.go:12] message".
 var klogLine = regexp.MustCompile(`(?s)^([IWEF])\d{4} [^\]]*\] (.*)$`)
 
-// klogText passes such a line on.
+// klogText passes such a line on. Warnings are mere information here: upstream has long used the word for what it wants
+// to be rid of, and its structured calls have no such level.
 func (g *gate) klogText(line []byte) {
 	level, text := slog.LevelError, string(bytes.TrimSpace(line))
 	if m := klogLine.FindStringSubmatch(text); m != nil {
-		level, text = map[string]slog.Level{"I": slog.LevelInfo, "W": slog.LevelWarn, "E": slog.LevelError, "F": slog.LevelError}[m[1]], m[2]
+		level, text = map[string]slog.Level{"I": slog.LevelInfo, "W": slog.LevelInfo, "E": slog.LevelError, "F": slog.LevelError}[m[1]], m[2]
 	}
 	slog.New(g).Log(context.Background(), level, text)
 }

@@ -53,6 +53,8 @@ func upstreamSpeaks() {
 	klog.InfoS("klog info")
 	klog.ErrorS(nil, "klog error", "pod", "a")
 	klog.Infof("klog text")
+	klog.Warningf("klog text")
+	klog.ErrorS(errors.New("read tcp: use of closed network connection"), "Error on socket receive")
 	klog.Errorf("klog text [%d]\nof two lines", 2)
 	logrus.Info("logrus info")
 	logrus.WithField("id", 7).Warn("logrus warning\n")
@@ -101,7 +103,7 @@ func TestDebugLogsHoldNothing(t *testing.T) {
 	upstreamSpeaks()
 	l.stopping()
 	upstreamSpeaks()
-	for _, line := range []string{"klog info", "logrus info", "plugin/ready", "klog error"} {
+	for _, line := range []string{"Error on socket receive", "klog info", "logrus info", "plugin/ready", "klog error"} {
 		if n := strings.Count(lines(), line); n != 2 {
 			t.Errorf("%q is there %d times, not once of each phase", line, n)
 		}
@@ -167,6 +169,21 @@ func TestExits(t *testing.T) {
 				t.Errorf("it says %s", out)
 			}
 		})
+	}
+}
+
+// TestHarmless: only the known cause makes an error harmless.
+func TestHarmless(t *testing.T) {
+	lines := stderr(t)
+	setUpLogging(false, nil).booted()
+	klog.ErrorS(errors.New("no such file or directory"), "failed to read memory cgroup config for the pod", "podName", "a")
+	klog.ErrorS(errors.New("permission denied"), "failed to read memory cgroup config for the pod", "podName", "b")
+	klog.Errorf("The manifest file is empty, ignoring.")
+	klog.ErrorS(errors.New("no such file or directory"), "failed to start")
+	const want = "level=ERROR msg=\"failed to read memory cgroup config for the pod\" err=\"permission denied\" podName=b\n" +
+		"level=ERROR msg=\"failed to start\" err=\"no such file or directory\"\n"
+	if got := lines(); got != want {
+		t.Errorf("have\n%swant\n%s", got, want)
 	}
 }
 

@@ -129,6 +129,7 @@ var fixedArguments = map[string]map[string]string{
 		"pod-bridge-interface":      "cannot be set: pods are known by --cluster-cidr",
 		"pod-interface-name-prefix": "cannot be set: pods are known by --cluster-cidr",
 		"proxy-mode":                nftablesOnly,
+		"oom-score-adj":             "cannot be set: that of the kubelet is for all of edgebox, see --kubelet-arg",
 		"kube-api-qps":              unlimited,
 		"kube-api-burst":            unlimited,
 		"kube-api-content-type":     "has no effect: it is protobuf",

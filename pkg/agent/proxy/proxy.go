@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	gnftables "github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -112,6 +113,7 @@ func (p *Proxy) Prepare(ctx context.Context) error {
 		return fmt.Errorf("read %s: %w", opts.WriteConfigTo, err)
 	}
 	p.conf = obj.(*proxyconfig.KubeProxyConfiguration)
+	p.conf.Linux.OOMScoreAdj = nil // it is the kubelet's, for all of the process
 	return nil
 }
 
@@ -126,6 +128,9 @@ func (p *Proxy) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 
+	if err := p.makeTables(); err != nil {
+		return fmt.Errorf("make nftables tables: %w", err)
+	}
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: p.client.EventsV1()})
 	recorder := broadcaster.NewRecorder(scheme.Scheme, p.Name())
 	health := healthcheck.NewProxyHealthServer(p.conf.HealthzBindAddress, 2*p.conf.SyncPeriod.Duration, p)
@@ -159,6 +164,23 @@ func (p *Proxy) Run(ctx context.Context, ready func()) error {
 	case err := <-failed:
 		return err
 	}
+}
+
+// makeTables adds the tables that are not there yet. Upstream lists what is in them before it adds them, and takes it for
+// an error that there is nothing to list.
+func (p *Proxy) makeTables() error {
+	conn, err := gnftables.New()
+	if err != nil {
+		return err
+	}
+	for _, c := range p.cfg.ClusterCIDR {
+		table := gnftables.Table{Name: "kube-proxy", Family: gnftables.TableFamilyIPv6}
+		if c.Addr().Is4() {
+			table.Family = gnftables.TableFamilyIPv4
+		}
+		conn.AddTable(&table)
+	}
+	return conn.Flush()
 }
 
 // newProxier makes one proxier per IP family of the cluster.

@@ -1,15 +1,19 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	gnftables "github.com/google/nftables"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -59,6 +63,7 @@ func TestPrepare(t *testing.T) {
 		"rules come back when flushed":  c.SyncPeriod.Duration == 10*time.Minute,
 		"the node has its name":         c.HostnameOverride == "box",
 		"profiles are not served":       !c.EnableProfiling,
+		"the kubelet sets OOM's score":  c.Linux.OOMScoreAdj == nil,
 	} {
 		if !ok {
 			t.Errorf("not so: %s", what)
@@ -103,6 +108,52 @@ func TestRefusedArgumentsExist(t *testing.T) {
 		if err := newProxy(t, name+"=x").Prepare(t.Context()); err != nil && strings.Contains(err.Error(), "has no flag") {
 			t.Error(err)
 		}
+	}
+}
+
+// TestMakeTables: what upstream lists first is there, and what is there is kept.
+func TestMakeTables(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("takes root")
+	}
+	p := newProxy(t)
+	p.cfg.ClusterCIDR = append(p.cfg.ClusterCIDR, netip.MustParsePrefix("fd42::/48"))
+	failed := make(chan error)
+	go func() { // in a network namespace, which ends with the thread
+		runtime.LockOSThread()
+		failed <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			if err := p.makeTables(); err != nil {
+				return err
+			}
+			conn, err := gnftables.New()
+			if err != nil {
+				return err
+			}
+			for _, family := range []gnftables.TableFamily{gnftables.TableFamilyIPv4, gnftables.TableFamilyIPv6} {
+				table := &gnftables.Table{Name: "kube-proxy", Family: family}
+				if _, err := conn.GetSets(table); err != nil {
+					return err
+				}
+				conn.AddChain(&gnftables.Chain{Table: table, Name: "services"})
+			}
+			if err := conn.Flush(); err != nil {
+				return err
+			}
+			if err := p.makeTables(); err != nil {
+				return err
+			}
+			chains, err := conn.ListChains()
+			if err == nil && len(chains) != 2 {
+				err = fmt.Errorf("%d chains are left of 2", len(chains))
+			}
+			return err
+		}()
+	}()
+	if err := <-failed; err != nil {
+		t.Error(err)
 	}
 }
 
