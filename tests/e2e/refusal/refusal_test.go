@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -232,12 +233,14 @@ func TestDamagedDatabase(t *testing.T) {
 		{"truncated", "s=$(stat -c %s " + db + "); truncate -s $((s/2)) " + db},
 		{"zeroed header", "dd if=/dev/zero of=" + db + " bs=100 count=1 conv=notrunc 2>/dev/null"},
 		{"noise inside", "dd if=/dev/urandom of=" + db + " bs=4096 seek=2 count=40 conv=notrunc 2>/dev/null"},
+		{"emptied", ": >" + db},
+		{"removed, but not its log", "mv " + db + " " + db + "-wal"},
 		{"another file", "echo 'this is not a database, but is longer than a header' >" + db},
 	} {
 		h.Shell(t, "rm -rf "+dataDir+"/server/db; cp -a /saved "+dataDir+"/server/db; "+damage.script)
-		before := h.Shell(t, "sha256sum "+db)
-		refused(t, h, []string{"--disable-agent"}, regexp.QuoteMeta(db), `damaged|malformed|not a SQLite database|cut short`, `restore|backup|snapshot`)
-		if after := h.Shell(t, "sha256sum "+db); after != before {
+		before := h.Shell(t, "cd "+filepath.Dir(db)+"; sha256sum *")
+		refused(t, h, []string{"--disable-agent"}, regexp.QuoteMeta(db), `damaged|malformed|not a SQLite database|cut short|is empty|is missing`, `restore|backup|snapshot`)
+		if after := h.Shell(t, "cd "+filepath.Dir(db)+"; sha256sum *"); after != before {
 			t.Errorf("%s: the database was changed", damage.name)
 		}
 	}
