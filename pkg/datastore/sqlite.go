@@ -136,7 +136,7 @@ func createSQLite(path string) error {
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	made := sqliteFile{path + ".new", "FULL"}
+	made := sqliteFile{path + ".new", "OFF"}        // synced once, at the end
 	if err := removeSQLite(made.path); err != nil { // what an earlier start was killed over
 		return err
 	}
@@ -148,21 +148,24 @@ func createSQLite(path string) error {
 	if err != nil {
 		return fmt.Errorf("create database %s: %w", path, err)
 	}
+	if err := fsync(made.path); err != nil {
+		return err
+	}
 	if err := removeSQLite(path); err != nil { // an old log must not meet the new file
 		return err
 	}
 	if err := os.Rename(made.path, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return fsync(filepath.Dir(path))
 }
 
-func syncDir(path string) error {
-	dir, err := os.Open(path)
+func fsync(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // failure tells damage from what may pass, such as a full disk. Source: sqlite.org/rescode.html.
