@@ -132,6 +132,9 @@ func (s *Scheduler) Run(ctx context.Context, ready func()) error {
 		if !s.cfg.DisableAgent {
 			conf.InformerFactory.Start(ctx.Done())
 			awaitNode(ctx, conf.InformerFactory.Core().V1().Nodes().Lister())
+			if ctx.Err() != nil { // what starts now takes seconds to stop
+				return nil
+			}
 		}
 		return app.Run(ctx, conf, sched)
 	}, s.probe.probe)
