@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -21,9 +22,25 @@ type disk struct {
 
 var realDisk = disk{
 	allocate: allocate,
-	writeAt:  (*os.File).WriteAt,
+	writeAt:  writeAt,
 	rename:   os.Rename,
 	fsync:    (*os.File).Sync,
+}
+
+// atOnce is how many bytes one write takes. The kernel keeps what one write brought as one piece of the page cache, up to
+// 2 MiB, which later is mapped into a process, and given back when memory is short, as a whole or not at all: with larger
+// writes all 170 MiB of the node binary are resident for as long as it runs.
+const atOnce = 64 << 10
+
+func writeAt(f *os.File, b []byte, at int64) (n int, err error) {
+	for part := range slices.Chunk(b, atOnce) {
+		done, err := f.WriteAt(part, at+int64(n))
+		n += done
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // allocate reserves the blocks of a file and sets its size.
