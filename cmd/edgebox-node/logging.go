@@ -140,7 +140,8 @@ func (g *gate) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (g *gate) WithGroup(name string) slog.Handler { return &gate{g.Handler.WithGroup(name), g.state} }
 
-// harmless are what upstream takes for errors, although all goes as it should: a message, and a part of the error.
+// harmless are what upstream takes for errors, although all goes as it should: how the message starts, and a part of the
+// error.
 var harmless = []struct{ message, cause string }{
 	// kubectl exec, attach, logs -f and port-forward end by closing their connection.
 	{"Error on socket receive", "use of closed network connection"},
@@ -150,13 +151,18 @@ var harmless = []struct{ message, cause string }{
 	{"failed to read memory cgroup limits for the pod", "no such file or directory"},
 	// A pod that was deleted is not the node's any more, which upstream expects to hear as "not found".
 	{"Failed to get status for pod", "no relationship found between node"},
+	// A container was removed while its status was asked for.
+	{"ContainerStatus for ", "code = NotFound"},
+	{"ContainerStatus from runtime service failed", "code = NotFound"},
+	// A controller waits for its own last write to come back, and tries again.
+	{"Unhandled Error", "is not as new as written version"},
 	// Of an option that is not set.
 	{"The manifest file is empty, ignoring.", ""},
 }
 
 func isHarmless(message, text string) bool {
 	for _, h := range harmless {
-		if message == h.message && strings.Contains(text, h.cause) {
+		if strings.HasPrefix(message, h.message) && strings.Contains(text, h.cause) {
 			return true
 		}
 	}

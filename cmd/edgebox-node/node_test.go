@@ -179,6 +179,7 @@ func TestHarmless(t *testing.T) {
 	klog.ErrorS(errors.New("no such file or directory"), "failed to read memory cgroup config for the pod", "podName", "a")
 	klog.ErrorS(errors.New("permission denied"), "failed to read memory cgroup config for the pod", "podName", "b")
 	klog.Errorf("The manifest file is empty, ignoring.")
+	logrus.WithError(errors.New("rpc error: code = NotFound")).Errorf("ContainerStatus for %q failed", "c0ffee")
 	klog.ErrorS(errors.New("no such file or directory"), "failed to start")
 	const want = "level=ERROR msg=\"failed to read memory cgroup config for the pod\" err=\"permission denied\" podName=b\n" +
 		"level=ERROR msg=\"failed to start\" err=\"no such file or directory\"\n"
