@@ -17,7 +17,7 @@ const module = "github.com/edgebox/edgebox/"
 // layers are the floors of the building; a package may import from the floors below it and not from its own, except
 // where sameFloor says so. A trailing slash stands for a package and everything under it.
 var layers = [][]string{
-	{"pkg/component", "pkg/version", "pkg/durable", "pkg/socket"},
+	{"pkg/component", "pkg/version", "pkg/durable", "pkg/socket", "pkg/upstream/workqueue"},
 	{"pkg/config", "pkg/pki", "pkg/payload", "pkg/upstream", "pkg/admin", "pkg/preflight/", "pkg/footprint/"},
 	{"pkg/datastore", "pkg/dns", "pkg/admin/adminserver", "pkg/agent/containerd", "pkg/agent/flannel", "pkg/agent/host",
 		"pkg/agent/kubelet", "pkg/agent/proxy", "pkg/server/bootstrap", "pkg/server/controlplane"},
