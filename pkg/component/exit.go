@@ -56,7 +56,7 @@ func (n *Node) exit(err error) {
 // gives to Exit. In the last case f may go on; ended is closed once it does not.
 func (n *Node) do(ctx context.Context, f func(context.Context) error) (ended <-chan struct{}, err error) {
 	select {
-	case <-n.exits: // a second reason for the run before
+	case <-n.exits: //nolint:errcheck // a second reason for the run before
 	default:
 	}
 	var result error

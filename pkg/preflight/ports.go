@@ -85,11 +85,11 @@ func probePorts(h *host, in Input) []Result {
 			continue
 		}
 		who, found := holders[l.inode]
-		if h.ours(in, p, l, who, found) {
+		if h.ours(in, p, who, found) {
 			own++
 			continue
 		}
-		rs = append(rs, portTaken(p, l, who, found))
+		rs = append(rs, portTaken(p, who, found))
 	}
 	if own > 0 || len(rs) == 0 {
 		rs = append(rs, ok("ports", "%d of %d ports are edgebox's already", own, len(in.Ports))...)
@@ -98,14 +98,14 @@ func probePorts(h *host, in Input) []Result {
 }
 
 // ours: the kernel keeps the port of flannel's link across a restart, and while edgebox runs all ports are its own.
-func (h *host) ours(in Input, p Port, l listener, who process, found bool) bool {
+func (h *host) ours(in Input, p Port, who process, found bool) bool {
 	if p.UDP && !found { // the kernel's own socket: no process has it open
 		return slices.ContainsFunc(in.Own, func(o string) bool { return strings.HasPrefix(o, "link flannel") })
 	}
 	return !in.StartUp && found && below(who.exe, in.Paths.Bin())
 }
 
-func portTaken(p Port, l listener, who process, found bool) Result {
+func portTaken(p Port, who process, found bool) Result {
 	proto, fix := "", "stop it"
 	if p.UDP {
 		proto = "/udp"

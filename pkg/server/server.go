@@ -32,7 +32,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	adminConfig := cfg.Paths().Kubeconfig(pki.Admin)
 
 	g.Add(adm)
-	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg, certs) }, nil))
+	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg) }, nil))
 	db := g.Add(store, component.After(crt))
 	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db), component.StopTimeout(4*time.Second))
 	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, !store.Alone()), component.After(api))
@@ -59,7 +59,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 }
 
 // identities lists the certificates and kubeconfigs of a server.
-func identities(cfg config.Config, certs *pki.Store) pki.Spec {
+func identities(cfg config.Config) pki.Spec {
 	h := pki.Host{
 		NodeName:      cfg.NodeName,
 		NodeIPs:       cfg.NodeIP,

@@ -82,7 +82,7 @@ func TestIdentities(t *testing.T) {
 		c.NodeIP = append(c.NodeIP, netip.MustParseAddr("2001:db8::7"))
 	})
 	certs := pki.New(cfg.Paths().PKI())
-	spec := identities(cfg, certs)
+	spec := identities(cfg)
 	leaf := func(name string) pki.Leaf {
 		t.Helper()
 		i := slices.IndexFunc(spec.Leaves, func(l pki.Leaf) bool { return l.Name == name })
@@ -105,7 +105,7 @@ func TestIdentities(t *testing.T) {
 	if l := leaf(pki.KubeletClient); l.CommonName != "system:node:box" || !slices.Equal(l.Organizations, []string{"system:nodes"}) {
 		t.Errorf("the node is %s of %v", l.CommonName, l.Organizations)
 	}
-	if again := identities(cfg, certs); fmt.Sprint(again) != fmt.Sprint(spec) {
+	if again := identities(cfg); fmt.Sprint(again) != fmt.Sprint(spec) {
 		t.Error("two calls differ: certificates would be renewed again and again")
 	}
 
@@ -123,7 +123,7 @@ func TestIdentities(t *testing.T) {
 	}
 
 	cfg.DisableAgent = true
-	for _, l := range identities(cfg, certs).Leaves {
+	for _, l := range identities(cfg).Leaves {
 		if l.Name == pki.Kubelet || l.Name == pki.KubeletClient {
 			t.Errorf("certificate %s without a node", l.Name)
 		}

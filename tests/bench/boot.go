@@ -108,7 +108,7 @@ func (b *bench) bootOnce(ctx context.Context, h *framework.Host, deployment, ima
 	})
 	g.Go(func() error {
 		defer close(served)
-		err := poll(ctx, "the API", pollEvery, func(ctx context.Context) (err error) {
+		err := poll(ctx, "the API", func(ctx context.Context) (err error) {
 			if api == nil { // the kubeconfig is not there yet
 				if api, err = h.API(); err != nil {
 					return err
@@ -125,20 +125,20 @@ func (b *bench) bootOnce(ctx context.Context, h *framework.Host, deployment, ima
 	})
 	g.Go(func() error {
 		<-served
-		err := poll(ctx, "the node", pollEvery, func(ctx context.Context) error { return nodeReady(ctx, api, h.Name, start) })
+		err := poll(ctx, "the node", func(ctx context.Context) error { return nodeReady(ctx, api, h.Name, start) })
 		t.node = time.Since(start)
 		return err
 	})
 	g.Go(func() error {
 		<-served
 		<-imported
-		err := poll(ctx, "a Deployment", pollEvery, func(ctx context.Context) error {
+		err := poll(ctx, "a Deployment", func(ctx context.Context) error {
 			return api.Do(ctx, http.MethodPost, "/apis/apps/v1/namespaces/default/deployments", newDeployment(deployment, image), nil)
 		})
 		if err != nil {
 			return err
 		}
-		err = poll(ctx, "its pod", pollEvery, func(ctx context.Context) error { return podRuns(ctx, api, deployment) })
+		err = poll(ctx, "its pod", func(ctx context.Context) error { return podRuns(ctx, api, deployment) })
 		t.pod = time.Since(start)
 		return err
 	})
@@ -221,7 +221,7 @@ func importEarly(ctx context.Context, h *framework.Host, archive []byte) error {
 		}
 		return err
 	}
-	if err := poll(ctx, "the image store", pollEvery, func(ctx context.Context) error {
+	if err := poll(ctx, "the image store", func(ctx context.Context) error {
 		return do(ctx, http.MethodGet, "/v1/images", nil)
 	}); err != nil {
 		return err

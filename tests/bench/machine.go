@@ -58,7 +58,7 @@ func describeMachine(ctx context.Context) (machine, error) {
 		return m, err
 	}
 	m.Kernel = string(bytes.TrimRight(name.Release[:], "\x00"))
-	m.MemoryMiB = int64(uint64(info.Totalram) * uint64(info.Unit) >> 20)
+	m.MemoryMiB = int64(info.Totalram * uint64(info.Unit) >> 20)
 	before, err := readCPUTimes()
 	if err != nil {
 		return m, err

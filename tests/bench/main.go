@@ -159,7 +159,7 @@ func withLog(h *framework.Host, err error) error {
 }
 
 // poll repeats try until it succeeds. Its error has try's last one.
-func poll(ctx context.Context, what string, every time.Duration, try func(context.Context) error) error {
+func poll(ctx context.Context, what string, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, framework.BootTimeout)
 	defer cancel()
 	var last error
@@ -174,7 +174,7 @@ func poll(ctx context.Context, what string, every time.Duration, try func(contex
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w: last error: %w", what, context.Cause(ctx), last)
-		case <-time.After(every):
+		case <-time.After(pollEvery):
 		}
 	}
 }

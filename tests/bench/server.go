@@ -36,7 +36,7 @@ func (s *server) open(ctx context.Context) (err error) {
 	if err := s.api.Do(ctx, http.MethodPost, "/api/v1/namespaces", object{"metadata": object{"name": namespace}}, nil); err != nil {
 		return err
 	}
-	err = poll(ctx, "the service account", pollEvery, func(ctx context.Context) error {
+	err = poll(ctx, "the service account", func(ctx context.Context) error {
 		return s.api.Do(ctx, http.MethodGet, "/api/v1/namespaces/"+namespace+"/serviceaccounts/default", nil, nil)
 	})
 	if err != nil {

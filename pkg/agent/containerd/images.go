@@ -237,7 +237,8 @@ func (c *Containerd) usersOf(ctx context.Context, name string, id digest.Digest)
 func users(name string, id digest.Digest, pods []*cri.PodSandbox, containers []*cri.Container) []string {
 	var of []string
 	for _, c := range containers {
-		if !(id != "" && c.ImageId == id.String() || fullName(c.Image.GetUserSpecifiedImage()) == name) {
+		byID, byName := id != "" && c.ImageId == id.String(), fullName(c.Image.GetUserSpecifiedImage()) == name
+		if !byID && !byName {
 			continue
 		}
 		if i := slices.IndexFunc(pods, func(p *cri.PodSandbox) bool { return p.Id == c.PodSandboxId }); i >= 0 {

@@ -231,7 +231,7 @@ func (n *nodes) currentSelf() (self, error) {
 		}
 		i := slices.IndexFunc(cidrs, func(p netip.Prefix) bool { return family.is(p.Addr()) })
 		if i < 0 {
-			return self{}, fmt.Errorf("Node %s has no %s pod CIDR yet: kube-controller-manager assigns it", n.nodeName, family.name)
+			return self{}, fmt.Errorf("the Node %s has no %s pod CIDR yet: kube-controller-manager assigns it", n.nodeName, family.name)
 		}
 		if ones, _ := family.cluster.Mask.Size(); cidrs[i].Bits() < ones || !family.cluster.Contains(cidrs[i].Addr().AsSlice()) {
 			return self{}, fmt.Errorf("the pod CIDR %s of Node %s is not part of cluster-cidr %s", cidrs[i], n.nodeName, family.cluster)
@@ -240,7 +240,7 @@ func (n *nodes) currentSelf() (self, error) {
 
 		addr, ok := internalIP(node, family.is)
 		if !ok {
-			return self{}, fmt.Errorf("Node %s has no %s address yet: its kubelet reports it", n.nodeName, family.name)
+			return self{}, fmt.Errorf("the Node %s has no %s address yet: its kubelet reports it", n.nodeName, family.name)
 		}
 		s.addresses = append(s.addresses, addr)
 	}

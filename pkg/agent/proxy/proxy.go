@@ -223,15 +223,16 @@ func (p *Proxy) nodeInformer() cache.SharedIndexInformer {
 
 // adopt takes the node from the informer's store once it has an address.
 func (p *Proxy) adopt(informer cache.SharedIndexInformer) error {
-	for _, obj := range informer.GetStore().List() {
-		node := obj.(*corev1.Node)
-		if len(node.Status.Addresses) > 0 {
-			p.setNode(node)
-			return nil
-		}
+	nodes := informer.GetStore().List() // one at most
+	if len(nodes) == 0 {
+		return errors.New("the kubelet has not registered the node yet")
+	}
+	node := nodes[0].(*corev1.Node)
+	if len(node.Status.Addresses) == 0 {
 		return errors.New("the kubelet has not reported them yet")
 	}
-	return errors.New("the kubelet has not registered the node yet")
+	p.setNode(node)
+	return nil
 }
 
 // follow tells the proxier about new topology labels, and has it look at the host's addresses again when they change.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/emicklei/go-restful/v3"
 	apiextensionsopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
@@ -66,7 +67,7 @@ func forgetDefinitions(v2 *common.Config, v3 *common.OpenAPIV3Config) {
 		if !ok {
 			return "", nil, fmt.Errorf("%s %s is a %T", r.Method(), r.Path(), r)
 		}
-		return v2.GetOperationIDAndTags(adapter.Route)
+		return apiopenapi.GetOperationIDAndTags(adapter.Route)
 	}
 	v2.GetOperationIDAndTagsFromRoute, v3.GetOperationIDAndTagsFromRoute = operation, operation
 }
