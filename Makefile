@@ -65,8 +65,8 @@ bin/tools/golangci-lint-%:
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$*
 	mv bin/tools/golangci-lint $@
 
-bench: ## figures of bin/edgebox against those of the peers
-	scripts/bench.sh
+bench: release-$(HOST) ## figures of the release build against those of the peers
+	EDGEBOX_BIN=$(CURDIR)/bin/release/edgebox-$(HOST) scripts/bench.sh
 
 demo: ## boot a cluster, run a web server on it, remove it again
 	scripts/demo.sh

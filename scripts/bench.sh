@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures how fast and small bin/edgebox is; arguments go to tests/bench. See docs/benchmarks.md.
+# Measures how fast and small $EDGEBOX_BIN, or bin/edgebox, is; arguments go to tests/bench. See docs/benchmarks.md.
 set -eu
 cd "$(dirname "$0")/.."
 [ -x "${EDGEBOX_BIN:-bin/edgebox}" ] || { echo "bench: there is no bin/edgebox: run make build" >&2; exit 1; }

@@ -21,11 +21,11 @@ type host struct {
 	resolve func(path string) string // follows symlinks
 	statfs  func(path string) (unix.Statfs_t, error)
 	lookup  func(command string) error
-	sysctl  func(path string) error         // nil if the file can be opened for writing
-	write   func(dir string) error          // tries to write in dir
-	overlay func(dir string) error          // tries an overlay whose upper layer is in dir
-	network func(vxlan bool) []netFeature   // tries what the pod network is made of
-	nft     func() (says string, err error) // the host's own nft command, asked for its version
+	sysctl  func(path string) error                       // nil if the file can be opened for writing
+	write   func(dir string) error                        // tries to write in dir
+	overlay func(dir string) error                        // tries an overlay whose upper layer is in dir
+	network func(vxlan bool) []netFeature                 // tries what the pod network is made of
+	nft     func(args ...string) (says string, err error) // the host's own command
 	links   func() ([]string, error)
 	tables  func() ([]table, error)
 }
@@ -75,7 +75,7 @@ func realHost() *host {
 		write:   tryWrite,
 		overlay: tryOverlay,
 		network: tryNetwork,
-		nft:     askNft,
+		nft:     runNft,
 		links:   listLinks,
 		tables:  listTables,
 	}

@@ -147,17 +147,17 @@ func tryRule(chain nftables.Chain, rule func(*nftables.Conn, *nftables.Table) ([
 	return c.Flush()
 }
 
-// oldestNft is the first version of the nft command that reads only the tables it is asked for, and that does not crash on
-// the sets of later versions.
+// oldestNft is the first version of the nft command that reads only the tables it is asked for. Builds before it may crash
+// on the sets of later ones.
 var oldestNft = [3]int{1, 0, 1}
 
 var nftVersion = regexp.MustCompile(`\bv(\d+)\.(\d+)\.(\d+)`)
 
 // probeNft looks at the host's own nft command. edgebox does not use it, but others on the host may, and it meets edgebox's
-// rules: see docs/adr/0008-kernels-before-5.13.md.
-func probeNft(h *host, _ Input) []Result {
+// rules: see docs/adr/0008-kernels-before-5.13.md. Distributions mend old versions, so it is tried where that can be.
+func probeNft(h *host, in Input) []Result {
 	const name = "nft"
-	says, err := h.nft()
+	says, err := h.nft("--version")
 	if errors.Is(err, exec.ErrNotFound) {
 		return ok(name, "no nft command on this host that could meet edgebox's rules")
 	}
@@ -169,16 +169,23 @@ func probeNft(h *host, _ Input) []Result {
 	for i := range v {
 		v[i], _ = strconv.Atoi(m[i+1])
 	}
-	if slices.Compare(v[:], oldestNft[:]) < 0 {
-		return one(name, Warning,
-			fmt.Sprintf("the host's nft command is version %s: while edgebox runs it may crash on edgebox's rules, and with it what uses it (firewalld, fail2ban, /etc/nftables.conf)", m[0][1:]),
-			"if anything on this host uses nft, install nftables 1.0.1 or later, or a newer release of the operating system")
+	if slices.Compare(v[:], oldestNft[:]) >= 0 {
+		return ok(name, "the host's nft command is version %s", m[0][1:])
 	}
-	return ok(name, "the host's nft command is version %s", m[0][1:])
+	old := "the host's nft command is version " + m[0][1:]
+	if !slices.Contains(in.Own, "table ip kube-proxy") && !slices.Contains(in.Own, "table ip6 kube-proxy") {
+		return one(name, Info, old+", and some that old crash on edgebox's rules: edgebox check, while edgebox runs, tries it", "")
+	}
+	if out, err := h.nft("list", "ruleset"); err != nil {
+		return one(name, Warning,
+			fmt.Sprintf("%s and fails on edgebox's rules (%v %.100s), and with it whatever uses it: firewalld, fail2ban, /etc/nftables.conf", old, err, out),
+			"install nftables 1.0.1 or later, or a newer release of the operating system")
+	}
+	return ok(name, "%s, and reads edgebox's rules", old)
 }
 
-// askNft returns what the host's nft command says its version is.
-func askNft() (string, error) {
+// runNft runs the host's nft command.
+func runNft(args ...string) (says string, err error) {
 	path, err := exec.LookPath("nft")
 	for _, p := range []string{"/usr/sbin/nft", "/sbin/nft"} { // often not in the PATH of users
 		if err != nil {
@@ -190,7 +197,7 @@ func askNft() (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
+	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 

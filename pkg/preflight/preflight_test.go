@@ -69,7 +69,7 @@ func fake(files map[string]string) *host {
 		write:   func(string) error { return nil },
 		overlay: func(string) error { return nil },
 		network: func(bool) []netFeature { return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}} },
-		nft:     func() (string, error) { return "nftables v1.0.6 (Lester Gooch #5)", nil },
+		nft:     func(...string) (string, error) { return "nftables v1.0.6 (Lester Gooch #5)", nil },
 		links:   func() ([]string, error) { return []string{"lo", "eth0"}, nil },
 		tables:  func() ([]table, error) { return nil, nil },
 	}
@@ -135,8 +135,9 @@ func TestProbes(t *testing.T) {
 	hasLinks := func(ls ...string) func(*host) {
 		return func(h *host) { h.links = func() ([]string, error) { return ls, nil } }
 	}
+	own := func(ids ...string) func(*Input) { return func(in *Input) { in.Own = ids } }
 	hasNft := func(says string, err error) func(*host) {
-		return func(h *host) { h.nft = func() (string, error) { return says, err } }
+		return func(h *host) { h.nft = func(...string) (string, error) { return says, err } }
 	}
 	k3sOn6443 := map[string]string{
 		"/proc/thread-self/net/tcp6": sock("00000000000000000000000000000000:192B", "0A", "777"),
@@ -255,8 +256,17 @@ func TestProbes(t *testing.T) {
 			}
 		}, probe: "network features", level: Error, says: "use a kernel with CONFIG_VXLAN, or --flannel-backend=host-gw"},
 		{name: "no nft command", host: hasNft("", exec.ErrNotFound), probe: "nft", level: OK},
-		{name: "nft of Debian 11", host: hasNft("nftables v0.9.8 (E.D.S.)", nil), probe: "nft", level: Warning, says: "version 0.9.8: while edgebox runs it may crash"},
-		{name: "nft just too old", host: hasNft("nftables v1.0.0 (Fearless Fosdick #2)", nil), probe: "nft", level: Warning, says: "install nftables 1.0.1"},
+		{name: "nft of Debian 11", host: hasNft("nftables v0.9.8 (E.D.S.)", nil), probe: "nft", level: Info, says: "version 0.9.8, and some that old crash"},
+		{name: "nft of Debian 11 copes", host: hasNft("nftables v0.9.8 (E.D.S.)", nil), input: own("table ip kube-proxy"), probe: "nft", level: OK, says: "reads edgebox's rules"},
+		{name: "nft crashes", host: func(h *host) {
+			h.nft = func(args ...string) (string, error) {
+				if args[0] == "--version" {
+					return "nftables v0.9.8 (E.D.S.)", nil
+				}
+				return "", errors.New("signal: segmentation fault")
+			}
+		}, input: own("table ip6 kube-proxy"), probe: "nft", level: Warning, says: "fails on edgebox's rules (signal: segmentation fault )"},
+		{name: "nft just too old", host: hasNft("nftables v1.0.0 (Fearless Fosdick #2)", nil), probe: "nft", level: Info, says: "version 1.0.0"},
 		{name: "nft just right", host: hasNft("nftables v1.0.1 (Fearless Fosdick #3)", nil), probe: "nft", level: OK},
 		{name: "nft of tomorrow", host: hasNft("nftables v1.10.0", nil), probe: "nft", level: OK},
 		{name: "nft that does not run", host: hasNft("Illegal instruction", errors.New("exit status 132")), probe: "nft", level: Info, says: "Illegal instruction"},
