@@ -141,7 +141,10 @@ func (b *bench) steady(ctx context.Context, parts []string) error {
 	defer s.close()
 	run := map[string]func(context.Context) error{
 		"size": func(ctx context.Context) error { return b.size(ctx, h) },
-		"api":  func(ctx context.Context) error { return b.api(ctx, s) },
+		"api": func(ctx context.Context) error {
+			// What the boots wrote reaches the disk meanwhile.
+			return errors.Join(sleep(ctx, booted.Add(time.Minute)), b.api(ctx, s))
+		},
 		"idle": func(ctx context.Context) error { return b.idle(ctx, s, booted) },
 		"pods": func(ctx context.Context) error { return b.podStarts(ctx, s) },
 	}
