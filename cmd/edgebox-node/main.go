@@ -82,6 +82,7 @@ func run() error {
 			logs.booted()
 			report.ready()
 			notify("READY=1")
+			giveBack()
 			settleBinaries(cfg.Paths())
 		case <-ctx.Done():
 		}
