@@ -82,7 +82,7 @@ func run() error {
 			logs.booted()
 			report.ready()
 			notify("READY=1")
-			giveBack()
+			settleMemory()
 			settleBinaries(cfg.Paths())
 		case <-ctx.Done():
 		}

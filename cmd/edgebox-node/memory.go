@@ -20,20 +20,26 @@ const (
 	idleInterval = 10 * time.Second
 )
 
-// afterBoot is how long after the boot what it has used is given back.
+// afterBoot is how long after the boot its memory is settled.
 const afterBoot = 20 * time.Second
 
+// tuneMemory is for the boot, whose caches stay: with more garbage between them they would take more room for good.
 func tuneMemory() {
-	if os.Getenv("GOGC") != "" {
-		return
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(idlePercent)
 	}
-	debug.SetGCPercent(idlePercent)
-	pace := pacer{percent: idlePercent, last: time.Now(), set: func(percent int) { debug.SetGCPercent(percent) }}
-	onCollection(func() { pace.collected(time.Now()) })
 }
 
-// giveBack returns what the boot has used to the kernel.
-func giveBack() { time.AfterFunc(afterBoot, debug.FreeOSMemory) }
+// settleMemory gives what the boot has used back to the kernel, and paces collections from then on.
+func settleMemory() {
+	time.AfterFunc(afterBoot, func() {
+		debug.FreeOSMemory()
+		if os.Getenv("GOGC") == "" {
+			pace := pacer{percent: idlePercent, last: time.Now(), set: func(percent int) { debug.SetGCPercent(percent) }}
+			onCollection(func() { pace.collected(time.Now()) })
+		}
+	})
+}
 
 // pacer chooses the percentage by the time between collections.
 type pacer struct {
