@@ -29,8 +29,8 @@ var replacedHooks = map[string]func(ctx context.Context, c kubernetes.Interface)
 	schedulingrest.PostStartHookName: ensurePriorityClasses,
 }
 
-// hookTimeout is how long a hook may try, as upstream's.
-const hookTimeout = 30 * time.Second
+// hookTimeout is how long a hook may try before edgebox ends: upstream's 30 s are too short for the first boot of a slow board.
+const hookTimeout = 5 * time.Minute
 
 func addHooks(server *genericapiserver.GenericAPIServer) error {
 	for name, ensure := range replacedHooks {
