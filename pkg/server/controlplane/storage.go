@@ -79,10 +79,11 @@ func (o localOptions) GetRESTOptions(resource schema.GroupResource, example runt
 	opts.Decorator = func(conf *storagebackend.ConfigForResource, prefix string, keyFunc func(runtime.Object) (string, error),
 		newFunc, newListFunc func() runtime.Object, attrs storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
 	) (storage.Interface, factory.DestroyFunc, error) {
-		if !o.storage.has(conf.Transport) {
+		client := o.storage.clientOf(conf.Transport)
+		if client == nil {
 			return elsewhere(conf, prefix, keyFunc, newFunc, newListFunc, attrs, triggers, indexers)
 		}
-		raw, destroy, err := o.storage.open(conf, newFunc, newListFunc, prefix)
+		raw, destroy, err := o.storage.open(client, conf, newFunc, newListFunc, prefix)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -108,14 +109,17 @@ func (o localOptions) GetRESTOptions(resource schema.GroupResource, example runt
 	return opts, nil
 }
 
-func (l *localStorage) has(t storagebackend.TransportConfig) bool {
-	return len(t.ServerList) == 1 && l.client(t.ServerList[0]) != nil
+// clientOf returns a new client; nil when the datastore is elsewhere.
+func (l *localStorage) clientOf(t storagebackend.TransportConfig) *clientv3.Client {
+	if len(t.ServerList) != 1 {
+		return nil
+	}
+	return l.client(t.ServerList[0])
 }
 
-// open returns the storage of one resource, and what closes it. It is wired as upstream wires its own.
-func (l *localStorage) open(conf *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, prefix string) (storage.Interface, factory.DestroyFunc, error) {
+// open returns the storage of one resource, and what closes it, client included. It is wired as upstream wires its own.
+func (l *localStorage) open(client *clientv3.Client, conf *storagebackend.ConfigForResource, newFunc, newListFunc func() runtime.Object, prefix string) (storage.Interface, factory.DestroyFunc, error) {
 	endpoint := conf.Transport.ServerList[0]
-	client := l.client(endpoint)
 	client.KV = etcd3.NewETCDLatencyTracker(client.KV)
 	feature.DefaultFeatureSupportChecker.CheckClient(client.Ctx(), namedClient{client, endpoint}, storage.RequestWatchProgress)
 	etcd := &kubernetes.Client{Client: client}
