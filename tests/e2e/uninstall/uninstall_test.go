@@ -31,7 +31,7 @@ func footprint(t *testing.T, h *framework.Host) map[string][]string {
 		"route":          lines(`ip route; ip rule`),
 		"cgroup":         lines(`find /sys/fs/cgroup -type d | sort`),
 		// busybox' timeout outlives the command that it watches by up to a second.
-		"process":        lines(`for p in /proc/[0-9]*; do [ $p = /proc/self ] || cat $p/comm; done 2>/dev/null | grep -vE '^(sh|cat|sort|grep|timeout)$' | sort`),
+		"process": lines(`for p in /proc/[0-9]*; do [ $p = /proc/self ] || cat $p/comm; done 2>/dev/null | grep -vE '^(sh|cat|sort|grep|timeout)$' | sort`),
 		// What the box wrote while it ran; the program and the user's configuration are not edgebox' to remove.
 		"file": lines(`find / -xdev ! -path /usr/local/bin/edgebox | sort; find /run /tmp /dev | sort`),
 	}
