@@ -77,6 +77,7 @@ require (
 	k8s.io/apiserver v0.37.2
 	k8s.io/component-base v0.37.2
 	k8s.io/kubernetes v1.37.2
+	sigs.k8s.io/apiserver-network-proxy v0.36.0
 )
 
 require (
