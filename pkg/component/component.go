@@ -116,9 +116,13 @@ func (g *Graph) Add(c Component, opts ...Option) *Node {
 	for _, o := range opts {
 		o(n)
 	}
-	if r, ok := c.(*restarter); ok {
+	switch c := c.(type) {
+	case *restarter:
 		n.optional = true
-		r.node = n
+		c.node = n
+	case *expander:
+		c.outer = g
+		n.stopTimeout = expandStop
 	}
 	g.nodes = append(g.nodes, n)
 	return n
@@ -175,6 +179,12 @@ func (g *Graph) signalReady(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if e, ok := n.c.(*expander); ok {
+			e.awaitReady(ctx)
+		}
+	}
+	if ctx.Err() != nil {
+		return
 	}
 	g.Ready()
 	close(g.readyCh)
@@ -214,6 +224,11 @@ func (g *Graph) runNode(runCtx, nodeCtx context.Context, n *Node) {
 	}
 	if err == nil {
 		err = errors.New("returned although it was not asked to stop")
+	}
+	if e, ok := n.c.(*expander); ok && e.graph() != nil { // one of those inside, which the error names
+		n.set(Stopped, nil)
+		g.fail(err)
+		return
 	}
 	n.set(Failed, err)
 	g.fail(fmt.Errorf("%s failed: %w", n.c.Name(), err))
@@ -275,6 +290,16 @@ func (g *Graph) stop(cancels []context.CancelFunc) error {
 // Status returns the state of every component in the order of Add. Those that are ready and implement Checker are
 // asked, all at the same time; ctx bounds how long that takes.
 func (g *Graph) Status(ctx context.Context) []Status {
+	out := g.status(ctx)
+	for _, n := range g.nodes {
+		if e, ok := n.c.(*expander); ok && e.graph() != nil {
+			out = append(out, e.graph().Status(ctx)...)
+		}
+	}
+	return out
+}
+
+func (g *Graph) status(ctx context.Context) []Status {
 	out := make([]Status, len(g.nodes))
 	var wg sync.WaitGroup
 	for i, n := range g.nodes {

@@ -32,11 +32,9 @@ func (g *Graph) Exit(err error) {
 	profiling.Lock()
 	name := ownLabel()
 	profiling.Unlock()
-	for _, n := range g.nodes {
-		if n.c.Name() == name {
-			n.exit(err)
-			runtime.Goexit()
-		}
+	if n := g.find(name); n != nil {
+		n.exit(err)
+		runtime.Goexit()
 	}
 	g.fail(err)
 	runtime.Goexit()
