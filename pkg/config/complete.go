@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,6 +26,20 @@ type Interface struct {
 	Addrs    []netip.Addr // usable ones; stable ones before those that privacy extensions change
 }
 
+// CompleteName returns c with the node's name filled in from the host. It is what can be said of an agent before it
+// knows the settings of its cluster. The error is of type Problems.
+func (c Config) CompleteName(h Host) (Config, error) {
+	if c.NodeName != "" {
+		return c, nil
+	}
+	name := strings.ToLower(strings.TrimSpace(h.Name))
+	if err := nodeName(name); err != nil {
+		return c, Problems{{Option: "node-name", Text: fmt.Sprintf("the host's name %q %v: give one with --node-name", name, err)}}
+	}
+	c.NodeName = name
+	return c, nil
+}
+
 // Complete returns c with what was left open filled in from the host: the node's name and addresses, the address that
 // the API advertises and that of cluster DNS. The error, of type Problems, says what could not be found; the result is
 // validated too, since a host can be named or numbered in ways that cannot work.
@@ -33,13 +48,9 @@ func (c Config) Complete(h Host) (Config, error) {
 	bad := func(option, format string, args ...any) {
 		problems = append(problems, Problem{Option: option, Text: fmt.Sprintf(format, args...)})
 	}
-	if c.NodeName == "" {
-		name := strings.ToLower(strings.TrimSpace(h.Name))
-		if err := nodeName(name); err != nil {
-			bad("node-name", "the host's name %q %v: give one with --node-name", name, err)
-		} else {
-			c.NodeName = name
-		}
+	c, err := c.CompleteName(h)
+	if p := (Problems)(nil); errors.As(err, &p) {
+		problems = p
 	}
 	if len(c.NodeIP) == 0 {
 		for _, p := range c.ClusterCIDR {
@@ -56,7 +67,7 @@ func (c Config) Complete(h Host) (Config, error) {
 			c.ClusterDNS = append(c.ClusterDNS, nth(p, 10))
 		}
 	}
-	if !c.AdvertiseAddress.IsValid() {
+	if c.Role == Server && !c.AdvertiseAddress.IsValid() {
 		if c.BindAddress.IsGlobalUnicast() {
 			c.AdvertiseAddress = c.BindAddress
 		} else if len(c.NodeIP) > 0 {

@@ -21,15 +21,26 @@ import (
 // config.yaml; the variable is EDGEBOX_ and that name in capitals. Fields without a default in Defaults are
 // filled by Complete from the host. A blank field starts a group of options in help and documentation.
 type Config struct {
+	Role Role // chosen by the command
+
 	DataDir string `option:"data-dir" usage:"folder of all state"`
 	Debug   bool   `option:"debug" usage:"log more"`
 
-	_             struct{}       `group:"Cluster"`
-	ClusterCIDR   []netip.Prefix `option:"cluster-cidr" usage:"pod addresses, one range per IP family, the main family first"`
-	ServiceCIDR   []netip.Prefix `option:"service-cidr" usage:"service addresses, one range per IP family in the same order"`
-	ClusterDNS    []netip.Addr   `option:"cluster-dns" fallback:"the 10th address of service-cidr" usage:"address of the kube-dns Service, one per IP family"`
-	ClusterDomain string         `option:"cluster-domain" usage:"DNS domain of the cluster"`
-	NodePortRange string         `option:"service-node-port-range" usage:"ports for NodePort services"`
+	// All nodes of a cluster have the same values. The servers' count: agents get them from there.
+	_              struct{}       `group:"Cluster"`
+	ClusterCIDR    []netip.Prefix `option:"cluster-cidr" scope:"server" shared:"true" usage:"pod addresses, one range per IP family, the main family first"`
+	ServiceCIDR    []netip.Prefix `option:"service-cidr" scope:"server" shared:"true" usage:"service addresses, one range per IP family in the same order"`
+	ClusterDNS     []netip.Addr   `option:"cluster-dns" scope:"server" shared:"true" fallback:"the 10th address of service-cidr" usage:"address of the kube-dns Service, one per IP family"`
+	ClusterDomain  string         `option:"cluster-domain" scope:"server" shared:"true" usage:"DNS domain of the cluster"`
+	NodePortRange  string         `option:"service-node-port-range" scope:"server" shared:"true" usage:"ports for NodePort services"`
+	FlannelBackend string         `option:"flannel-backend" scope:"server" shared:"true" usage:"network between nodes: vxlan, host-gw or none"`
+	Disable        []string       `option:"disable" scope:"server" shared:"true" usage:"optional component to leave out"`
+
+	_            struct{} `group:"Joining"`
+	Server       string   `option:"server" scope:"agent" usage:"URL of a server of the cluster to join, such as https://192.168.1.10:6443"`
+	Token        string   `option:"token" fallback:"generated on a server" usage:"secret by which nodes join: on a server its second part, ID.SECRET; on an agent what edgebox token create prints" secret:"true"`
+	TokenFile    string   `option:"token-file" usage:"file that holds the token"`
+	BalancerPort int      `option:"lb-server-port" scope:"agent" usage:"port on the loopback address by which this node reaches the API of whichever server answers"`
 
 	_                   struct{}   `group:"Server"`
 	BindAddress         netip.Addr `option:"bind-address" scope:"server" usage:"address that the API listens on; 0.0.0.0 and :: are every address of both IP families"`
@@ -41,18 +52,14 @@ type Config struct {
 	DatastoreEndpoint   string     `option:"datastore-endpoint" scope:"server" fallback:"SQLite in the data dir" usage:"data source of kine" secret:"true"`
 	DisableAgent        bool       `option:"disable-agent" scope:"server" usage:"run the control plane alone, without a kubelet"`
 
-	_              struct{}     `group:"Node"`
-	NodeName       string       `option:"node-name" fallback:"the host's name" usage:"name of this node"`
-	NodeIP         []netip.Addr `option:"node-ip" fallback:"address of the default route's interface, else of the first one that is up" usage:"addresses of this node, one per IP family"`
-	NodeLabel      []string     `option:"node-label" usage:"label for the node, KEY=VALUE"`
-	NodeTaint      []string     `option:"node-taint" usage:"taint for the node, KEY=VALUE:EFFECT"`
-	FlannelBackend string       `option:"flannel-backend" usage:"network between nodes: vxlan, host-gw or none"`
-	FlannelIface   string       `option:"flannel-iface" fallback:"the one of node-ip" usage:"network interface between nodes"`
-	Token          string       `option:"token" fallback:"generated" usage:"secret shared by servers and joining nodes" secret:"true"`
+	_            struct{}     `group:"Node"`
+	NodeName     string       `option:"node-name" fallback:"the host's name" usage:"name of this node"`
+	NodeIP       []netip.Addr `option:"node-ip" fallback:"address of the default route's interface, else of the first one that is up" usage:"addresses of this node, one per IP family"`
+	NodeLabel    []string     `option:"node-label" usage:"label for the node, KEY=VALUE"`
+	NodeTaint    []string     `option:"node-taint" usage:"taint for the node, KEY=VALUE:EFFECT"`
+	FlannelIface string       `option:"flannel-iface" fallback:"the one of node-ip" usage:"network interface between nodes"`
 
-	_       struct{} `group:"Components"`
-	Disable []string `option:"disable" usage:"optional component to leave out"`
-
+	_ struct{} `group:"Components"`
 	// Commas belong to the values of upstream arguments.
 	APIServerArg         []string `option:"kube-apiserver-arg" scope:"server" commas:"keep" usage:"argument for kube-apiserver, NAME=VALUE"`
 	ControllerManagerArg []string `option:"kube-controller-manager-arg" scope:"server" commas:"keep" usage:"argument for kube-controller-manager, NAME=VALUE"`
@@ -60,6 +67,15 @@ type Config struct {
 	KubeletArg           []string `option:"kubelet-arg" commas:"keep" usage:"argument for kubelet, NAME=VALUE"`
 	ProxyArg             []string `option:"kube-proxy-arg" commas:"keep" usage:"argument for kube-proxy, NAME=VALUE"`
 }
+
+// Role is what a node is to its cluster.
+type Role string
+
+// The roles.
+const (
+	Server Role = "server" // the control plane, with a node beside it unless that is left out
+	Agent  Role = "agent"  // a node alone
+)
 
 // Disabled reports whether the user left out the component of that name.
 func (c Config) Disabled(name string) bool {

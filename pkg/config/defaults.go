@@ -28,6 +28,7 @@ var FlannelBackends = []string{"vxlan", "host-gw", "none"}
 // Defaults is the configuration of a node whose user says nothing, as far as it does not depend on the host.
 func Defaults() Config {
 	return Config{
+		Role:                Server,
 		DataDir:             "/var/lib/edgebox",
 		ClusterCIDR:         []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
 		ServiceCIDR:         []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
@@ -38,5 +39,6 @@ func Defaults() Config {
 		WriteKubeconfig:     "/etc/edgebox/kubeconfig.yaml",
 		WriteKubeconfigMode: 0o600,
 		FlannelBackend:      "vxlan",
+		BalancerPort:        6444,
 	}
 }

@@ -18,6 +18,7 @@ const FileEnv = envPrefix + "CONFIG_FILE"
 
 // Sources are where a configuration comes from, the strongest first.
 type Sources struct {
+	Role    Role                // the options of other roles are errors; "" when it does not matter
 	Flags   map[string][]string // by name of the option, each in the order given
 	Environ []string            // NAME=VALUE; a variable with an empty value counts as not set
 	File    string              // read with FILE.d/*.yaml; default: EDGEBOX_CONFIG_FILE, else DefaultFile
@@ -29,7 +30,11 @@ type Sources struct {
 // The error, of type Problems, holds everything that is wrong, also what Validate finds. The configuration is then
 // what could be read: good enough to look for a running node, not to start one. Warnings are meant for the user.
 func Load(s Sources) (c Config, warnings []string, err error) {
-	l := loader{config: Defaults(), options: Options(), origin: map[string]string{}, broken: map[string]bool{}}
+	l := loader{role: s.Role, config: Defaults(), options: Options(), origin: map[string]string{}, broken: map[string]bool{}}
+
+	if s.Role != "" {
+		l.config.Role = s.Role
+	}
 
 	env := environ(s.Environ)
 	for _, path := range l.files(s.File, env[FileEnv]) {
@@ -55,6 +60,7 @@ func Load(s Sources) (c Config, warnings []string, err error) {
 
 // loader is the state of one Load.
 type loader struct {
+	role     Role
 	config   Config
 	options  []Option
 	origin   map[string]string // by name of the option: where its value comes from, as Problem.Source
@@ -63,6 +69,14 @@ type loader struct {
 }
 
 func (l *loader) set(o Option, source string, values []string, add bool) {
+	if l.role != "" && o.Scope != "" && o.Scope != l.role {
+		why := fmt.Sprintf("is an option of the %s: remove it here", o.Scope)
+		if o.Shared {
+			why = "is the same on all nodes, and an agent gets it from the servers: remove it here"
+		}
+		l.problems = append(l.problems, Problem{Source: source, Option: o.Name, Text: why})
+		return
+	}
 	if errs := o.set(&l.config, values, add); len(errs) > 0 {
 		l.broken[o.Name] = true
 		for _, err := range errs {

@@ -29,7 +29,8 @@ type Option struct {
 	Default  string // "" when there is none, or when it depends on the host or on other options: see Fallback
 	Fallback string // what is used when nothing is given and Default is empty, in words
 	Usage    string
-	Scope    string // "server", or "" for an option of every node
+	Scope    Role   // of the nodes that have it; "" for every node
+	Shared   bool   // by all nodes of a cluster; agents get it from the servers
 	Group    string // heading in help and documentation; "" for the first
 	Secret   bool   // the value must not be shown
 	Verbatim bool   // a list whose elements may hold commas
@@ -53,6 +54,9 @@ func Options() []Option {
 			continue
 		}
 		name := f.Tag.Get("option")
+		if name == "" {
+			continue
+		}
 		out = append(out, Option{
 			Name:     name,
 			Env:      envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_")),
@@ -60,7 +64,8 @@ func Options() []Option {
 			Default:  format(defaults.Field(i)),
 			Fallback: f.Tag.Get("fallback"),
 			Usage:    f.Tag.Get("usage"),
-			Scope:    f.Tag.Get("scope"),
+			Scope:    Role(f.Tag.Get("scope")),
+			Shared:   f.Tag.Get("shared") == "true",
 			Group:    group,
 			Secret:   f.Tag.Get("secret") == "true",
 			Verbatim: f.Tag.Get("commas") == "keep",

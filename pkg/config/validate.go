@@ -16,7 +16,11 @@ func (c Config) validate() Problems {
 	var v validator
 	v.files(c)
 	v.cluster(c)
-	v.server(c)
+	if c.Role == Agent {
+		v.joining(c)
+	} else {
+		v.server(c)
+	}
 	v.node(c)
 	v.components(c)
 	return v.problems
@@ -132,6 +136,18 @@ func (v *validator) server(c Config) {
 	}
 }
 
+// joining is for agents.
+func (v *validator) joining(c Config) {
+	if c.Server == "" {
+		v.bad("server", "is not given: an agent needs the URL of a server, such as https://192.168.1.10:6443")
+	} else if _, err := serverAddress(c.Server); err != nil {
+		v.bad("server", "%q %v", c.Server, err)
+	}
+	if c.BalancerPort < 1 || c.BalancerPort > 65535 {
+		v.bad("lb-server-port", "%d is out of range (1-65535)", c.BalancerPort)
+	}
+}
+
 func (v *validator) node(c Config) {
 	if c.NodeName != "" {
 		v.check("node-name", c.NodeName, nodeName)
@@ -174,6 +190,12 @@ func (v *validator) node(c Config) {
 	}
 	if strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		v.bad("token", "must be printable ASCII without spaces")
+	}
+	if c.TokenFile != "" && !filepath.IsAbs(c.TokenFile) {
+		v.bad("token-file", "%q is not an absolute path", c.TokenFile)
+	}
+	if c.Token != "" && c.TokenFile != "" {
+		v.bad("token-file", "has no effect together with token: remove one of them")
 	}
 }
 

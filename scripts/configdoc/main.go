@@ -92,7 +92,7 @@ func render() string {
 func about(o config.Option) string {
 	text := strings.ToUpper(o.Usage[:1]) + o.Usage[1:] + "."
 	if o.Scope != "" {
-		text += " On a " + o.Scope + " only."
+		text += " On a " + string(o.Scope) + " only."
 	}
 	if o.Secret {
 		text += " Secret: keep it out of files that others can read."
