@@ -66,7 +66,7 @@ func (f *front) runCheck(c *cli.Context) error {
 // checkConfig is the configuration as a server would have it, what is wrong with it, and whether that is the node's name
 // among other things.
 func (f *front) checkConfig(c *cli.Context) (cfg config.Config, findings []preflight.Result, badName bool) {
-	cfg, err := f.load(c)
+	cfg, err := f.load(c, "")
 	host, hostErr := config.ReadHost()
 	if hostErr != nil {
 		return cfg, []preflight.Result{{Name: "configuration", Level: preflight.Error, Message: hostErr.Error()}}, false
@@ -92,15 +92,19 @@ func preflightInput(ctx context.Context, cfg config.Config, startUp bool) prefli
 	in := preflight.Input{
 		Paths:          cfg.Paths(),
 		NodeName:       cfg.NodeName,
-		Server:         true,
-		Agent:          !cfg.DisableAgent,
+		Server:         cfg.Role == config.Server,
+		Agent:          cfg.Role == config.Agent || !cfg.DisableAgent,
 		StartUp:        startUp,
 		FlannelBackend: cfg.FlannelBackend,
 		ClusterCIDR:    cfg.ClusterCIDR,
 		ServiceCIDR:    cfg.ServiceCIDR,
 		Version:        version.Version,
 	}
-	in.Ports = preflight.Ports(in, netip.AddrPortFrom(cfg.BindAddress, uint16(cfg.HTTPSListenPort)))
+	api := netip.AddrPortFrom(cfg.BindAddress, uint16(cfg.HTTPSListenPort))
+	if cfg.Role == config.Agent {
+		api = netip.MustParseAddrPort(cfg.LocalAPI())
+	}
+	in.Ports = preflight.Ports(in, api)
 	if text, err := os.ReadFile(in.Paths.Version()); err == nil {
 		in.DataVersion = strings.TrimSpace(string(text))
 	}

@@ -51,6 +51,7 @@ func misuse(c *cli.Context, format string, args ...any) error {
 func (f *front) verbs() []*cli.Command {
 	return []*cli.Command{
 		f.server(),
+		f.agent(),
 		f.kubectl(),
 		f.images(),
 		f.status(),

@@ -20,11 +20,20 @@ type optionFlag struct {
 	values []string
 }
 
-// optionFlags are those of the named options, or of all.
+// optionFlags are those of the named options.
 func optionFlags(names ...string) []cli.Flag {
+	return flagsOf(func(o config.Option) bool { return slices.Contains(names, o.Name) })
+}
+
+// roleFlags are those of all options of a role.
+func roleFlags(role config.Role) []cli.Flag {
+	return flagsOf(func(o config.Option) bool { return o.Scope == "" || o.Scope == role })
+}
+
+func flagsOf(want func(config.Option) bool) []cli.Flag {
 	var flags []cli.Flag
 	for _, o := range config.Options() {
-		if len(names) == 0 || slices.Contains(names, o.Name) {
+		if want(o) {
 			flags = append(flags, &optionFlag{Option: o})
 		}
 	}
@@ -66,16 +75,16 @@ func (v *optionValue) String() string     { return strings.Join(v.values, ",") }
 func (v *optionValue) Set(s string) error { v.values = append(v.values, s); return nil }
 func (v *optionValue) IsBoolFlag() bool   { return v.Kind == config.Switch }
 
-// load reads the configuration that the flags of c, the environment and the files give. The error is for the user; the
-// configuration that comes with it has what could be read.
-func (f *front) load(c *cli.Context) (config.Config, error) {
+// load reads the configuration that the flags of c, the environment and the files give to a node of that role, if it
+// matters. The error is for the user; the configuration that comes with it has what could be read.
+func (f *front) load(c *cli.Context, role config.Role) (config.Config, error) {
 	given := map[string][]string{}
 	for _, fl := range c.Command.Flags {
 		if o, ok := fl.(*optionFlag); ok && o.IsSet() {
 			given[o.Name] = o.values
 		}
 	}
-	cfg, warnings, err := config.Load(config.Sources{Flags: given, Environ: f.environ, File: c.String("config")})
+	cfg, warnings, err := config.Load(config.Sources{Role: role, Flags: given, Environ: f.environ, File: c.String("config")})
 	for _, w := range warnings {
 		fmt.Fprintln(f.stderr, "edgebox: warning:", w)
 	}
@@ -102,7 +111,7 @@ func configError(err error) error {
 // target is the configuration of the node that a command acts on: the one that was started last since the machine
 // booted, unless the user says which. What is wrong with the files does not matter here.
 func (f *front) target(c *cli.Context) config.Config {
-	cfg, _ := f.load(c)
+	cfg, _ := f.load(c, "")
 	if c.IsSet("config") || getenv(f.environ, config.FileEnv) != "" {
 		return cfg
 	}

@@ -24,35 +24,48 @@ func (f *front) server() *cli.Command {
 edgebox server --disable-agent --tls-san k8s.example.org
 edgebox server --cluster-cidr 10.52.0.0/16 --service-cidr 10.53.0.0/16
 edgebox server --kube-apiserver-arg audit-log-path=/var/log/audit.log`,
-		Flags:  append([]cli.Flag{configFlag()}, optionFlags()...),
-		Action: f.runServer,
+		Flags:  append([]cli.Flag{configFlag()}, roleFlags(config.Server)...),
+		Action: f.runRole(config.Server),
 	}
 }
 
-// runServer finds everything that would keep the node from running, unpacks the node binary and becomes it.
-func (f *front) runServer(c *cli.Context) error {
+// runRole finds everything that would keep the node from running, unpacks the node binary and becomes it.
+func (f *front) runRole(role config.Role) cli.ActionFunc {
+	return func(c *cli.Context) error { return f.start(c, role) }
+}
+
+func (f *front) start(c *cli.Context, role config.Role) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		return exitError{failed, "a server must run as root: use sudo edgebox server"}
+		return exitError{failed, fmt.Sprintf("edgebox must run as root: use sudo edgebox %s", role)}
 	}
-	cfg, err := f.load(c)
+	cfg, err := f.load(c, role)
 	if err != nil {
 		return err
 	}
+	if cfg, err = withToken(cfg); err != nil {
+		return err
+	}
+	// The node completes the configuration again, at each of its starts: addresses may change.
 	host, err := config.ReadHost()
 	if err != nil {
 		return err
 	}
-	if cfg, err = cfg.Complete(host); err != nil {
+	complete := cfg.Complete
+	if role == config.Agent { // what its addresses must be, the cluster will tell
+		complete = cfg.CompleteName
+	}
+	completed, err := complete(host)
+	if err != nil {
 		return configError(err)
 	}
 	paths := cfg.Paths()
 	if pid, err := lockHolder(paths.Lock()); err == nil && pid != 0 {
 		return exitError{failed, fmt.Sprintf("edgebox runs on %s already, as pid %d: stop it with `edgebox stop`, or choose another --data-dir", paths.Data, pid)}
 	}
-	if err := f.preflight(c.Context, cfg); err != nil {
+	if err := f.preflight(c.Context, completed); err != nil {
 		return err
 	}
 
@@ -63,14 +76,30 @@ func (f *front) runServer(c *cli.Context) error {
 	if err := payload.Activate(binDir); err != nil {
 		return err
 	}
-	if err := writeRunConfig(cfg); err != nil {
+	if err := writeRunConfig(completed); err != nil {
 		return err
 	}
 	stdin, err := configOnStdin(cfg)
 	if err != nil {
 		return err
 	}
-	return execute(filepath.Join(binDir, "edgebox-node"), []string{"edgebox", "server"}, withoutSecrets(f.environ), stdin)
+	return execute(filepath.Join(binDir, "edgebox-node"), []string{"edgebox", string(role)}, withoutSecrets(f.environ), stdin)
+}
+
+// withToken reads the file that holds the token.
+func withToken(cfg config.Config) (config.Config, error) {
+	if cfg.TokenFile == "" {
+		return cfg, nil
+	}
+	text, err := os.ReadFile(cfg.TokenFile)
+	if err != nil {
+		return cfg, exitError{misused, "token-file: " + err.Error()}
+	}
+	if cfg.Token = strings.TrimSpace(string(text)); cfg.Token == "" {
+		return cfg, exitError{misused, "token-file: " + cfg.TokenFile + " is empty"}
+	}
+	cfg.TokenFile = ""
+	return cfg, nil
 }
 
 // preflight refuses to start where edgebox cannot run, and warns of what it costs.

@@ -25,7 +25,8 @@ func TestServerReportsAllConfigurationProblems(t *testing.T) {
 func TestServerNeedsRoot(t *testing.T) {
 	h := newHost(t)
 	h.uid = "65534"
-	h.run("server").want(t, 1, "a server must run as root: use sudo edgebox server")
+	h.run("server").want(t, 1, "edgebox must run as root: use sudo edgebox server")
+	h.run("agent", "--server", "https://192.0.2.1").want(t, 1, "edgebox must run as root: use sudo edgebox agent")
 	h.run("stop").want(t, 1, "only root may stop edgebox")
 	h.run("uninstall").want(t, 1, "only root may uninstall edgebox")
 }
@@ -54,13 +55,12 @@ func TestServerBecomesTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, pair := range map[string][2]string{
-		"name":       {c.NodeName, "box"},
-		"labels":     {strings.Join(c.NodeLabel, ","), "from=file"},
-		"names":      {strings.Join(c.TLSSAN, ","), "a,b,c"},
-		"token":      {c.Token, "hunter2"},
-		"data dir":   {c.DataDir, "/var/lib/edgebox"},
-		"dns":        {c.ClusterDNS[0].String(), "10.43.0.10"},
-		"advertised": {c.AdvertiseAddress.String(), "192.0.2.1"},
+		"role":     {string(c.Role), "server"},
+		"name":     {c.NodeName, "box"},
+		"labels":   {strings.Join(c.NodeLabel, ","), "from=file"},
+		"names":    {strings.Join(c.TLSSAN, ","), "a,b,c"},
+		"token":    {c.Token, "hunter2"},
+		"data dir": {c.DataDir, "/var/lib/edgebox"},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s is %q, want %q", what, pair[0], pair[1])
@@ -80,8 +80,8 @@ func TestServerBecomesTheNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left.NodeName != "box" || left.Token != "" {
-		t.Errorf("the configuration left is of node %q with token %q", left.NodeName, left.Token)
+	if left.NodeName != "box" || left.Token != "" || len(left.ClusterDNS) != 1 || left.AdvertiseAddress.String() != "192.0.2.1" {
+		t.Errorf("the configuration left is %+v", left)
 	}
 	if _, err := os.Stat(h.path("var/lib/edgebox/bin/current/edgebox-node")); err != nil {
 		t.Errorf("the payload is not in place: %v", err)
@@ -97,4 +97,27 @@ func TestSecondServer(t *testing.T) {
 	h.exec("", "sh", "-c", `mkdir -p /var/lib/edgebox && echo 4321 > /var/lib/edgebox/lock &&
 		exec flock /var/lib/edgebox/lock "$@"`, "sh", bare, "server", "--node-ip", "192.0.2.1").
 		want(t, 1, "edgebox runs on /var/lib/edgebox already, as pid 4321: stop it with `edgebox stop`")
+}
+
+// An agent takes its options from the same places, and its token from a file.
+func TestAgentBecomesTheNode(t *testing.T) {
+	h := newHost(t)
+	h.write("etc/edgebox/config.yaml", "server: https://192.0.2.9:6443\n", 0o600)
+	h.write("etc/edgebox/token", "hunter2\n", 0o600)
+	r := h.exec("not for the node", packed, "agent", "--token-file", "/etc/edgebox/token", "--node-name", "second")
+	r.want(t, 7)
+	first, rest, _ := strings.Cut(r.stdout, "\n")
+	if first != "node agent" {
+		t.Fatalf("the node was called as %q\n%s", first, r.stderr)
+	}
+	text, _, _ := strings.Cut(rest, "\n")
+	c, err := config.Decode(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Role != config.Agent || c.Server != "https://192.0.2.9:6443" || c.Token != "hunter2" || c.TokenFile != "" || c.NodeName != "second" {
+		t.Errorf("the node's configuration is %+v", c)
+	}
+	h.run("agent", "--token-file", "/none").want(t, 2, "token-file: open /none: no such file or directory")
+	h.run("agent", "--cluster-cidr", "10.0.0.0/16").want(t, 2, "unknown flag --cluster-cidr")
 }

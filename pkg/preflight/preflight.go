@@ -69,7 +69,7 @@ type Port struct {
 	Option string     // the flag that moves it; empty if none does
 }
 
-// Ports are those of a node whose API listens on api.
+// Ports are those of a node that serves the API on api: a server, or the balancer of an agent.
 func Ports(in Input, api netip.AddrPort) []Port {
 	local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	var ports []Port
@@ -79,6 +79,8 @@ func Ports(in Input, api netip.AddrPort) []Port {
 			Port{Number: 10257, Addr: local, Use: "kube-controller-manager"},
 			Port{Number: 10259, Addr: local, Use: "kube-scheduler"},
 		)
+	} else {
+		ports = append(ports, Port{Number: int(api.Port()), Addr: api.Addr(), Use: "the balancer of the API", Option: "--lb-server-port"})
 	}
 	if in.Agent {
 		ports = append(ports,
