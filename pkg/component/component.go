@@ -61,6 +61,10 @@ type Status struct {
 // DefaultStopTimeout is how long a component may take to return after its context ended.
 const DefaultStopTimeout = 3 * time.Second
 
+// ErrRestart is in the error of a component that needs edgebox to start anew, by itself and at once, such as with other
+// settings: the process stops in order and starts over.
+var ErrRestart = errors.New("edgebox starts anew")
+
 // Option adjusts how a component stands in its graph.
 type Option func(*Node)
 
