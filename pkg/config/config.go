@@ -49,7 +49,10 @@ type Config struct {
 	TLSSAN              []string   `option:"tls-san" scope:"server" usage:"additional host names or addresses on the API's certificate"`
 	WriteKubeconfig     string     `option:"write-kubeconfig" scope:"server" usage:"file that gets the admin kubeconfig"`
 	WriteKubeconfigMode FileMode   `option:"write-kubeconfig-mode" scope:"server" usage:"mode of that file"`
-	DatastoreEndpoint   string     `option:"datastore-endpoint" scope:"server" fallback:"SQLite in the data dir" usage:"data source of kine" secret:"true"`
+	DatastoreEndpoint   string     `option:"datastore-endpoint" scope:"server" fallback:"SQLite in the data dir" usage:"database elsewhere for the cluster: postgres://, mysql:// or nats://, or the https:// URLs of an etcd cluster, separated by commas" secret:"true"`
+	DatastoreCAFile     string     `option:"datastore-cafile" scope:"server" usage:"file of the CA that the certificate of that database must be from"`
+	DatastoreCertFile   string     `option:"datastore-certfile" scope:"server" usage:"file of the certificate that edgebox shows to that database"`
+	DatastoreKeyFile    string     `option:"datastore-keyfile" scope:"server" usage:"file of its key"`
 	DisableAgent        bool       `option:"disable-agent" scope:"server" usage:"run the control plane alone, without a kubelet"`
 
 	_            struct{}     `group:"Node"`

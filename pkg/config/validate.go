@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -128,13 +129,51 @@ func (v *validator) server(c Config) {
 			v.check("tls-san", san, func(s string) error { return dnsName(strings.TrimPrefix(s, "*.")) })
 		}
 	}
-	// The value holds a password, so it is not shown.
-	if e := c.DatastoreEndpoint; e != "" {
-		if scheme, rest, ok := strings.Cut(e, "://"); !ok || scheme == "" || rest == "" {
-			v.bad("datastore-endpoint", "must be of the form SCHEME://…, such as postgres://user:password@host/database")
+	v.datastore(c)
+}
+
+func (v *validator) datastore(c Config) {
+	files := []struct{ option, path string }{
+		{"datastore-cafile", c.DatastoreCAFile}, {"datastore-certfile", c.DatastoreCertFile}, {"datastore-keyfile", c.DatastoreKeyFile}}
+	for _, f := range files {
+		switch {
+		case f.path == "":
+		case !filepath.IsAbs(f.path):
+			v.bad(f.option, "%q is not an absolute path", f.path)
+		case c.DatastoreEndpoint == "":
+			v.bad(f.option, "has no effect without datastore-endpoint: remove it")
+		}
+	}
+	if (c.DatastoreCertFile == "") != (c.DatastoreKeyFile == "") {
+		v.bad("datastore-certfile", "and datastore-keyfile belong together: give both or none")
+	}
+	// The endpoint holds a password, so it is not shown.
+	if c.DatastoreEndpoint == "" {
+		return
+	}
+	scheme, rest, ok := strings.Cut(c.DatastoreEndpoint, "://")
+	if !ok || scheme == "" || rest == "" {
+		v.bad("datastore-endpoint", "must be of the form SCHEME://…, such as postgres://user:password@host/database")
+		return
+	}
+	if !slices.Contains(datastoreSchemes, scheme) {
+		v.bad("datastore-endpoint", "begins with %s://, which is none of %s", scheme, strings.Join(datastoreSchemes, ", "))
+		return
+	}
+	if scheme != "http" && scheme != "https" {
+		return
+	}
+	for _, e := range strings.Split(c.DatastoreEndpoint, ",") {
+		u, err := url.Parse(e)
+		if err != nil || u.Scheme != scheme || u.Port() == "" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+			v.bad("datastore-endpoint", "must be URLs of etcd such as https://10.0.0.1:2379, separated by commas, all with the same scheme and each with a port, without a user name: etcd is told who edgebox is by datastore-certfile")
+			return
 		}
 	}
 }
+
+// datastoreSchemes begin the endpoints that pkg/datastore can use.
+var datastoreSchemes = []string{"postgres", "postgresql", "mysql", "nats", "http", "https"}
 
 // joining is for agents.
 func (v *validator) joining(c Config) {

@@ -77,6 +77,16 @@ func TestValidate(t *testing.T) {
 			"advertise-address: 2001:db8::1 must be of the IP family of the first service-cidr 10.43.0.0/16"},
 		"datastore": {func(c *Config) { c.DatastoreEndpoint = "user:hunter2@db" },
 			"datastore-endpoint: must be of the form SCHEME://…, such as postgres://user:password@host/database"},
+		"datastore scheme": {func(c *Config) { c.DatastoreEndpoint = "redis://user:hunter2@db/0" },
+			"datastore-endpoint: begins with redis://, which is none of postgres, postgresql, mysql, nats, http, https"},
+		"datastore etcd": {func(c *Config) { c.DatastoreEndpoint = "https://10.0.0.1:2379,http://10.0.0.2:2379" },
+			"datastore-endpoint: must be URLs of etcd such as https://10.0.0.1:2379, separated by commas, all with the same scheme and each with a port, " +
+				"without a user name: etcd is told who edgebox is by datastore-certfile"},
+		"datastore key": {func(c *Config) { c.DatastoreEndpoint, c.DatastoreCertFile = "postgres://db/kine", "/etc/cert.pem" },
+			"datastore-certfile: and datastore-keyfile belong together: give both or none"},
+		"datastore CA": {func(c *Config) { c.DatastoreCAFile = "/etc/ca.pem" }, "datastore-cafile: has no effect without datastore-endpoint: remove it"},
+		"datastore CA path": {func(c *Config) { c.DatastoreEndpoint, c.DatastoreCAFile = "postgres://db/kine", "ca.pem" },
+			`datastore-cafile: "ca.pem" is not an absolute path`},
 
 		"node name too long": {func(c *Config) { c.NodeName = long }, `node-name: "` + long + `" is longer than 63 characters`},
 		"node name":          {func(c *Config) { c.NodeName = "a..b" }, `node-name: "a..b" is not a DNS name: use lower-case letters, digits, - and . (RFC 1123)`},
