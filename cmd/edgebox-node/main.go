@@ -1,4 +1,4 @@
-// Command edgebox-node is what the front, edgebox, becomes on a server: all of Kubernetes, containerd and edgebox's own
+// Command edgebox-node is what the front, edgebox, becomes on a server or an agent: all of Kubernetes, containerd and edgebox's own
 // components in one process. It takes the whole configuration as JSON on its standard input and no flags, so that the
 // front alone decides what the user means.
 package main
@@ -16,7 +16,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/edgebox/edgebox/pkg/admin"
+	"github.com/edgebox/edgebox/pkg/agent"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/durable"
@@ -33,13 +36,25 @@ func main() {
 }
 
 func run() error {
-	start := time.Now()
-	if len(os.Args) != 2 || os.Args[1] != "server" {
-		return errors.New("edgebox-node is started by edgebox: use `edgebox server`")
+	start, environ := time.Now(), os.Environ()
+	if len(os.Args) != 2 {
+		return errors.New("edgebox-node is started by edgebox: use `edgebox server` or `edgebox agent`")
 	}
-	cfg, err := config.Decode(os.Stdin)
+	given, err := config.Decode(os.Stdin)
 	if err != nil {
 		return fmt.Errorf("read configuration from standard input: %w", err)
+	}
+	host, err := config.ReadHost()
+	if err != nil {
+		return err
+	}
+	complete := given.Complete
+	if given.Role == config.Agent {
+		complete = given.CompleteName
+	}
+	cfg, err := complete(host)
+	if err != nil {
+		return err
 	}
 	lock, err := lockDataDir(cfg.Paths().Lock())
 	if err != nil {
@@ -64,17 +79,26 @@ func run() error {
 	defer stop()
 	report := newReporter(start, &g)
 	g.OnChange = report.change
-	server.Add(&g, cfg, func(ctx context.Context) admin.Status {
+	status := func(ctx context.Context) admin.Status {
 		s := admin.Status{
 			Version: version.Version, Kubernetes: version.Kubernetes,
-			Node: cfg.NodeName, Role: "server", PID: os.Getpid(), Since: start,
+			Node: cfg.NodeName, Role: string(cfg.Role), PID: os.Getpid(), Since: start,
 			Ready: true, Components: g.Status(ctx),
 		}
 		for _, c := range s.Components {
 			s.Ready = s.Ready && c.State == component.Ready
 		}
 		return s
-	})
+	}
+	if cfg.Role == config.Agent {
+		agent.AddJoining(&g, cfg, func(ctx context.Context, servers []admin.APIServer) admin.Status {
+			s := status(ctx)
+			s.Servers = servers
+			return s
+		})
+	} else {
+		server.Add(&g, cfg, status)
+	}
 	go report.show(ctx)
 	go func() {
 		select {
@@ -100,8 +124,31 @@ func run() error {
 		slog.Info("stopped", "up", time.Since(start).Round(time.Second))
 		return nil
 	}
+	if errors.Is(err, component.ErrRestart) {
+		slog.Info("edgebox starts anew; pods keep running", "because", err)
+		return startAnew(given, environ)
+	}
 	logs.failed()
 	return err
+}
+
+// startAnew replaces this process by a new one that is called in the same way.
+func startAnew(given config.Config, environ []string) error {
+	fd, err := unix.MemfdCreate("edgebox-config", 0)
+	if err != nil {
+		return fmt.Errorf("start anew: %w", err)
+	}
+	stdin := os.NewFile(uintptr(fd), "edgebox-config")
+	if err := given.Encode(stdin); err != nil {
+		return fmt.Errorf("start anew: %w", err)
+	}
+	if _, err := stdin.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("start anew: %w", err)
+	}
+	if err := unix.Dup3(fd, 0, 0); err != nil {
+		return fmt.Errorf("start anew: %w", err)
+	}
+	return fmt.Errorf("start anew: %w", unix.Exec("/proc/self/exe", os.Args, environ))
 }
 
 // settleBinaries makes what the front unpacked durable, and removes payloads of versions before the last. Both can wait

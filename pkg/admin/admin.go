@@ -18,4 +18,14 @@ type Status struct {
 	Since      time.Time          `json:"since"`
 	Ready      bool               `json:"ready"` // every component is
 	Components []component.Status `json:"components"`
+	Servers    []APIServer        `json:"servers,omitempty"` // that an agent knows, the one in use first
+}
+
+// APIServer is a server of the cluster, as an agent sees it.
+type APIServer struct {
+	Address     string `json:"address"` // host:port
+	InUse       bool   `json:"inUse"`
+	Connections int    `json:"connections"`
+	Tunnel      bool   `json:"tunnel"`          // is open: the server reaches this node through it
+	Error       string `json:"error,omitempty"` // of the last attempt to reach it; empty if that went well
 }

@@ -28,6 +28,13 @@ func (p Paths) Kubeconfig(leaf string) string {
 	return p.data("server", "kubeconfig", leaf+".kubeconfig")
 }
 
+// Of an agent's membership.
+
+func (p Paths) AgentPKI() string    { return p.data("agent", "pki") }          // keys, certificates and CAs of the node
+func (p Paths) Cluster() string     { return p.data("agent", "cluster.json") } // what is remembered of the cluster
+func (p Paths) Servers() string     { return p.data("agent", "servers.json") } // where its API can be reached
+func (p Paths) MachineSeed() string { return p.data("machine-seed") }          // identity of a machine without /etc/machine-id
+
 // Of the datastore.
 
 func (p Paths) DB() string              { return p.data("server", "db", "state.db") } // everything but leases and events

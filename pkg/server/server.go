@@ -6,6 +6,7 @@ import (
 	"context"
 	"io/fs"
 	"net/netip"
+	"os"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -13,6 +14,7 @@ import (
 	"github.com/edgebox/edgebox/pkg/admin"
 	"github.com/edgebox/edgebox/pkg/admin/adminserver"
 	"github.com/edgebox/edgebox/pkg/agent"
+	"github.com/edgebox/edgebox/pkg/agent/join"
 	"github.com/edgebox/edgebox/pkg/agent/kubelet"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
@@ -39,6 +41,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(controlplane.NewScheduler(cfg, certs, !store.Alone()), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
 	g.Add(component.Restart(bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)), component.After(api))
+	g.Add(component.Restart(bootstrap.NewSettings(adminConfig, join.SettingsName, func() (map[string]string, error) { return published(cfg, certs) })), component.After(api))
 	if !cfg.Disabled(config.DNS) && !cfg.Disabled(config.Flannel) { // the servers listen on flannel's bridge
 		g.Add(component.Restart(dns.NewService(dns.ServiceConfig{
 			Client:    func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "dns-service") },
@@ -56,6 +59,19 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	}, boot, kcm)
 	adminserver.ServeImages(adm, images)
 	g.Add(component.Restart(bootstrap.NewNodeRole(cfg.NodeName, adminConfig)), component.After(boot))
+}
+
+// published is what agents need to know.
+func published(cfg config.Config, certs *pki.Store) (map[string]string, error) {
+	serverCA, err := os.ReadFile(certs.CertFile(pki.ServerCA))
+	if err != nil {
+		return nil, err
+	}
+	clientCA, err := os.ReadFile(certs.SigningCertFile(pki.ClientCA))
+	if err != nil {
+		return nil, err
+	}
+	return join.Publish(cfg.ClusterSettings(), serverCA, clientCA), nil
 }
 
 // identities lists the certificates and kubeconfigs of a server.

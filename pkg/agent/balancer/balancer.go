@@ -51,10 +51,10 @@ type Config struct {
 
 // Server is what is known of one server.
 type Server struct {
-	Address     string `json:"address"`
-	InUse       bool   `json:"inUse"`
-	Connections int    `json:"connections"`
-	Error       string `json:"error,omitempty"` // of the last attempt to reach it; empty if that went well
+	Address     string
+	InUse       bool
+	Connections int
+	Error       string // of the last attempt to reach it; empty if that went well
 }
 
 // Balancer is the component.

@@ -68,9 +68,15 @@ func addresses(objects []any) []string {
 	return slices.Compact(out)
 }
 
-// Probe returns a function for Config.Probe that asks for /readyz.
-func Probe(tlsConfig *tls.Config) func(context.Context, string) (time.Time, error) {
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig, DialContext: dialer.DialContext, ForceAttemptHTTP2: true}}
+// Probe returns a function for Config.Probe that asks for /readyz. It keeps its connection from one probe to the next.
+func Probe(tlsConfig func() (*tls.Config, error)) func(context.Context, string) (time.Time, error) {
+	client := http.Client{Transport: &http.Transport{DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conf, err := tlsConfig()
+		if err != nil {
+			return nil, err
+		}
+		return (&tls.Dialer{NetDialer: &dialer, Config: conf}).DialContext(ctx, network, address)
+	}}}
 	return func(ctx context.Context, address string) (time.Time, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
 		if err != nil {
