@@ -115,7 +115,7 @@ func (b *bench) bootOnce(ctx context.Context, h *framework.Host, deployment, ima
 				}
 			}
 			err = api.Do(ctx, http.MethodGet, "/readyz", nil, nil)
-			if _, gone := os.Stat(procFile(h, h.ServerPID(), "stat")); gone != nil {
+			if _, gone := os.Stat(procFile(h, h.PID(), "stat")); gone != nil {
 				cancel(errors.New("the server has ended"))
 			}
 			return err

@@ -78,7 +78,7 @@ type usage struct {
 // observe watches a server and its shims for the window.
 func observe(ctx context.Context, h *framework.Host, window time.Duration) (usage, error) {
 	var u usage
-	pid := h.ServerPID()
+	pid := h.PID()
 	shims, err := processes(h, "containerd-shim")
 	if err != nil {
 		return u, err

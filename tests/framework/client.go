@@ -12,10 +12,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
 )
 
@@ -24,28 +22,13 @@ const Kubeconfig = "/etc/edgebox/kubeconfig.yaml"
 
 // DialContext connects to an IP address and port as seen from within the host's network namespace.
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	dialled := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		conn, err := func() (net.Conn, error) {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.init.Process.Pid))
-			if err != nil {
-				return nil, err
-			}
-			defer func() { _ = ns.Close() }()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return nil, fmt.Errorf("enter the host's network: %w", err)
-			}
-			return (&net.Dialer{}).DialContext(ctx, network, address)
-		}()
-		dialled <- result{conn, err}
-	}()
-	r := <-dialled
-	return r.conn, r.err
+	var conn net.Conn
+	err := h.inNetwork(func() error {
+		var err error
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
 }
 
 // API is a client of a host's API server that is faster than kubectl, for tests that make many requests.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BootTimeout is how long a server may take to be ready. It is far more than it takes, since tests share the cores.
+// BootTimeout is how long a server or agent may take to be ready. It is far more than it takes, since tests share the cores.
 const BootTimeout = 3 * time.Minute
 
 // Start runs `edgebox server` with more flags. It returns when the process has started.
@@ -23,12 +24,52 @@ func (h *Host) Start(flags ...string) error {
 	return h.StartCommand(append([]string{Binary, "server"}, flags...)...)
 }
 
+// StartAgent runs `edgebox agent` with more flags. It returns when the process has started. Join does more.
+func (h *Host) StartAgent(flags ...string) error {
+	return h.StartCommand(append([]string{Binary, "agent"}, flags...)...)
+}
+
+// StartAgentOf runs `edgebox agent` with the server's URL and the token that the server has written, and more flags. The
+// host is an agent of this server from then on: WaitReady asks it. It returns when the process has started.
+func (h *Host) StartAgentOf(server *Host, flags ...string) error {
+	token, err := server.Token()
+	if err != nil {
+		return err
+	}
+	const file = "/etc/edgebox/join-token"
+	if err := h.WriteFile(file, token+"\n"); err != nil {
+		return err
+	}
+	h.Server = server
+	return h.StartAgent(append([]string{"--server", server.URL(), "--token-file", file}, flags...)...)
+}
+
+// Join makes the host an agent of a server, which is up, and waits until the node is Ready there.
+func (h *Host) Join(t testing.TB, server *Host, flags ...string) {
+	t.Helper()
+	if err := h.StartAgentOf(server, flags...); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// URL is where agents find the server on this host, if it listens on the usual port.
+func (h *Host) URL() string { return "https://" + netip.AddrPortFrom(h.Address, 6443).String() }
+
+// Token is what nodes need to join the server on this host.
+func (h *Host) Token() (string, error) {
+	token, err := os.ReadFile(h.File("/var/lib/edgebox/server/token"))
+	return strings.TrimSpace(string(token)), err
+}
+
 // StartCommand is Start for another command line than edgebox'.
 func (h *Host) StartCommand(args ...string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.server != nil {
-		return fmt.Errorf("a server runs on host %s already", h.Name)
+	if h.edgebox != nil {
+		return fmt.Errorf("edgebox runs on host %s already", h.Name)
 	}
 	log, err := os.OpenFile(h.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -41,14 +82,14 @@ func (h *Host) StartCommand(args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	h.server = cmd
+	h.edgebox = cmd
 	return nil
 }
 
-// LogFile is where the server's output is, on the machine.
-func (h *Host) LogFile() string { return filepath.Join(h.dir, "server.log") }
+// LogFile is where the output of the server or agent is, on the machine.
+func (h *Host) LogFile() string { return filepath.Join(h.dir, "edgebox.log") }
 
-// Logs returns all that the host's servers have logged.
+// Logs returns all that the host's servers and agents have logged.
 func (h *Host) Logs() string {
 	text, err := os.ReadFile(h.LogFile())
 	if err != nil {
@@ -57,112 +98,123 @@ func (h *Host) Logs() string {
 	return string(text)
 }
 
-// ServerPID is the server's process id inside the host; 0 without a server.
-func (h *Host) ServerPID() int {
+// PID is the process id of the server or agent inside the host; 0 when none runs.
+func (h *Host) PID() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.server == nil {
+	if h.edgebox == nil {
 		return 0
 	}
-	return h.server.PID()
+	return h.edgebox.PID()
 }
 
-// takeServer returns the running server and forgets it.
-func (h *Host) takeServer() (*Cmd, error) {
+// take returns the running server or agent and forgets it.
+func (h *Host) take() (*Cmd, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := h.server
-	h.server = nil
-	if s == nil {
-		return nil, fmt.Errorf("no server runs on host %s", h.Name)
+	c := h.edgebox
+	h.edgebox = nil
+	if c == nil {
+		return nil, fmt.Errorf("no edgebox runs on host %s", h.Name)
 	}
-	return s, nil
+	return c, nil
 }
 
-// Kill9 kills the server, and nothing else, with SIGKILL.
+// Kill9 kills the server or agent, and nothing else, with SIGKILL.
 func (h *Host) Kill9() error {
-	s, err := h.takeServer()
+	c, err := h.take()
 	if err != nil {
 		return err
 	}
 	select {
-	case <-s.Done():
-		return fmt.Errorf("the server had ended before it was killed: %v\n%s", s.Wait(), tail(h.Logs(), 20))
+	case <-c.Done():
+		return fmt.Errorf("edgebox on host %s had ended before it was killed: %v\n%s", h.Name, c.Wait(), tail(h.Logs(), 20))
 	default:
 	}
-	if err := s.Signal(unix.SIGKILL); err != nil {
+	if err := c.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
-	<-s.Done()
+	<-c.Done()
 	return nil
 }
 
-// Stop asks the server to end with SIGTERM and waits for it. The error is that of the process.
+// Stop asks the server or agent to end with SIGTERM and waits for it. The error is that of the process.
 func (h *Host) Stop() error {
-	s, err := h.takeServer()
+	c, err := h.take()
 	if err != nil {
 		return err
 	}
-	if err := s.Signal(unix.SIGTERM); err != nil && !errors.Is(err, syscall.EPIPE) {
+	if err := c.Signal(unix.SIGTERM); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return err
 	}
 	select {
-	case <-s.Done():
-		return s.Wait()
+	case <-c.Done():
+		return c.Wait()
 	case <-time.After(time.Minute):
-		_ = s.Signal(unix.SIGQUIT) // the goroutines end up in the log
-		<-s.Done()
-		return errors.New("the server was still running a minute after SIGTERM")
+		_ = c.Signal(unix.SIGQUIT) // the goroutines end up in the log
+		<-c.Done()
+		return fmt.Errorf("edgebox on host %s was still running a minute after SIGTERM", h.Name)
 	}
 }
 
-// Exit waits until the server ends by itself.
+// Exit waits until the server or agent ends by itself.
 func (h *Host) Exit(ctx context.Context) error {
-	s, err := h.takeServer()
+	c, err := h.take()
 	if err != nil {
 		return err
 	}
 	select {
-	case <-s.Done():
-		return s.Wait()
+	case <-c.Done():
+		return c.Wait()
 	case <-ctx.Done():
-		return fmt.Errorf("the server still runs: %w", ctx.Err())
+		return fmt.Errorf("edgebox on host %s still runs: %w", h.Name, ctx.Err())
 	}
 }
 
 // WaitAPI waits until the API server says that it is ready.
 func (h *Host) WaitAPI(ctx context.Context) error {
-	return h.waitServer(ctx, "kubectl", "get", "--raw", "/readyz")
+	return h.waitFor(ctx, h, "kubectl", "get", "--raw", "/readyz")
 }
 
-// WaitReady waits until all components of the server and the node are ready, and pods can be made in the default
-// namespace. The node's condition alone does not suffice: after a restart it is still that of the run before.
+// WaitReady waits until all components of the server or agent and its node are ready, and pods can be made in the
+// default namespace. The node's condition alone does not suffice: after a restart it is still that of the run before.
 func (h *Host) WaitReady(ctx context.Context) error {
-	for _, command := range [][]string{
-		{"status", "-o", "json"},
-		{"kubectl", "wait", "--for=condition=Ready", "node/" + h.Name, "--timeout=60s"},
-		{"kubectl", "wait", "--for=create", "serviceaccount/default", "--timeout=60s"},
+	for _, step := range []struct {
+		on      *Host
+		command []string
+	}{
+		{h, []string{"status", "-o", "json"}},
+		{h.server(), []string{"kubectl", "wait", "--for=condition=Ready", "node/" + h.Name, "--timeout=60s"}},
+		{h.server(), []string{"kubectl", "wait", "--for=create", "serviceaccount/default", "--timeout=60s"}},
 	} {
-		if err := h.waitServer(ctx, command...); err != nil {
+		if err := h.waitFor(ctx, step.on, step.command...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// waitServer repeats a command of edgebox until it succeeds or the server ends.
-func (h *Host) waitServer(ctx context.Context, command ...string) error {
+// server is the host whose kubectl administers the cluster: an agent has none.
+func (h *Host) server() *Host {
+	if h.Server != nil {
+		return h.Server
+	}
+	return h
+}
+
+// waitFor repeats a command of edgebox on some host until it succeeds or this host's server or agent ends.
+func (h *Host) waitFor(ctx context.Context, on *Host, command ...string) error {
 	h.mu.Lock()
-	s := h.server
+	c := h.edgebox
 	h.mu.Unlock()
-	if s == nil {
-		return fmt.Errorf("no server runs on host %s", h.Name)
+	if c == nil {
+		return fmt.Errorf("no edgebox runs on host %s", h.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, BootTimeout)
 	defer cancel()
 	var last error
 	for {
-		out, err := h.Edgebox(ctx, command...)
+		out, err := on.Edgebox(ctx, command...)
 		if err == nil {
 			return nil
 		}
@@ -170,10 +222,10 @@ func (h *Host) waitServer(ctx context.Context, command ...string) error {
 			last = fmt.Errorf("%w\n%s", err, out)
 		}
 		select {
-		case <-s.Done():
-			return fmt.Errorf("the server has ended: %w\n%s", errors.Join(s.Wait(), last), tail(h.Logs(), 40))
+		case <-c.Done():
+			return fmt.Errorf("edgebox on host %s has ended: %w\n%s", h.Name, errors.Join(c.Wait(), last), tail(h.Logs(), 40))
 		case <-ctx.Done():
-			return fmt.Errorf("%w: last error: %w\n%s", ctx.Err(), last, tail(h.Logs(), 40))
+			return fmt.Errorf("host %s: %w: last error: %w\n%s", h.Name, ctx.Err(), last, tail(h.Logs(), 40))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -195,7 +247,7 @@ func (h *Host) Edgebox(ctx context.Context, args ...string) (string, error) {
 	return h.Run(ctx, append([]string{Binary}, args...)...)
 }
 
-// Kubectl runs `edgebox kubectl` with arguments.
+// Kubectl runs `edgebox kubectl` with arguments, which works on servers.
 func (h *Host) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return h.Edgebox(ctx, append([]string{"kubectl"}, args...)...)
 }
@@ -227,11 +279,13 @@ func (h *Host) Dump(t testing.TB) {
 		t.Logf("host %s is down", h.Name)
 		return
 	}
-	t.Logf("host %s: end of the server's log:\n%s", h.Name, tail(h.Logs(), 80))
+	t.Logf("host %s: end of edgebox' log:\n%s", h.Name, tail(h.Logs(), 80))
 	commands := [][]string{{"sh", "-c", "dmesg | grep -iE 'oom|killed|segfault|panic|error' | tail -n 20"}}
-	if h.ServerPID() != 0 {
-		commands = append(commands, []string{Binary, "status"},
-			[]string{Binary, "kubectl", "get", "all,events", "-A", "--request-timeout=10s"})
+	if h.PID() != 0 {
+		commands = append(commands, []string{Binary, "status"})
+		if h.Server == nil {
+			commands = append(commands, []string{Binary, "kubectl", "get", "nodes,all,events", "-A", "-o", "wide", "--request-timeout=10s"})
+		}
 	}
 	for _, args := range commands {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // t.Context has ended by now

@@ -2,6 +2,7 @@ package framework
 
 import (
 	"context"
+	"crypto/rand"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -22,16 +23,18 @@ import (
 
 // Options describe a host.
 type Options struct {
-	Name         string     // host name; default "box"
+	Name         string     // host name, and so the node's: another one for each host of a cluster; default "box"
 	Network      *Network   // default: one of its own
 	Address      netip.Addr // on eth0; default: the network's next free one
-	DefaultRoute bool       // through the network's bridge, which leads nowhere; default: none
+	DefaultRoute bool       // through the network's bridge, which leads nowhere; default: none, but behind a NAT always
 }
 
-// Host is one machine. Its methods may be used from several goroutines, except Reboot and Close.
+// Host is one machine. Its methods may be used from several goroutines, except Join, Reboot, Close and those that change
+// its cable or its address.
 type Host struct {
 	Name    string
-	Address netip.Addr
+	Address netip.Addr // of eth0
+	Server  *Host      // a server of the cluster that the host has joined as an agent; nil for others
 
 	run     *run
 	opts    Options
@@ -40,9 +43,11 @@ type Host struct {
 	init    *exec.Cmd
 	control *net.UnixConn
 	ownNet  *Network // made for this host
+	mac     net.HardwareAddr
+	cable   cable
 
-	mu     sync.Mutex
-	server *Cmd
+	mu      sync.Mutex
+	edgebox *Cmd // the server or the agent
 }
 
 // busybox is from Debian's busybox-static.
@@ -93,6 +98,9 @@ func Boot(opts Options) (*Host, error) {
 	if !h.Address.IsValid() {
 		h.Address = h.opts.Network.nextAddress()
 	}
+	h.mac = make(net.HardwareAddr, 6)
+	_, _ = rand.Read(h.mac)    // never fails
+	h.mac[0] = h.mac[0]&^1 | 2 // locally administered, of one station
 	r.addHost(h)
 	err = h.makeRoot()
 	if err == nil {
@@ -122,7 +130,7 @@ func (h *Host) makeRoot() error {
 	}
 	files := map[string]string{
 		"etc/hostname": h.Name + "\n",
-		"etc/hosts":    "127.0.0.1 localhost\n::1 localhost\n" + h.Address.String() + " " + h.Name + "\n",
+		"etc/hosts":    "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 " + h.Name + "\n", // as Debian has it
 		// A site without DNS: names are answered by the cluster or not at all.
 		"etc/resolv.conf": "",
 		"etc/machine-id":  machineID(h.dir) + "\n",
@@ -267,7 +275,7 @@ func (h *Host) boot() error {
 	if err := joinCgroup(h.cgroup, pid); err != nil {
 		return err
 	}
-	if err := h.opts.Network.connect(pid, h.Address, h.opts.DefaultRoute); err != nil {
+	if err := h.plugIn(); err != nil {
 		return err
 	}
 	if err := sendConn(h.control, hostConfig{Root: h.root(), Hostname: h.Name}); err != nil {
@@ -301,12 +309,14 @@ func (h *Host) halt() {
 		_ = h.init.Wait() // returns when the last process of the pid namespace has gone
 		h.init = nil
 	}
+	h.powerOff()
 	h.mu.Lock()
-	h.server = nil
+	h.edgebox = nil
 	h.mu.Unlock()
 }
 
-// Reboot cuts the power and boots again. Everything but /run and /tmp is as it was left.
+// Reboot cuts the power and boots again. Everything but /run and /tmp is as it was left, the
+// cable too.
 func (h *Host) Reboot() error {
 	h.halt()
 	return errors.Join(removeCgroups(h.cgroup), makeCgroup(h.cgroup), h.boot())

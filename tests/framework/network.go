@@ -6,21 +6,19 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
-// Network is a switch that hosts are plugged into: a bridge in a network namespace that is connected to nothing else.
-// The bridge has the network's first address.
+// Network is a switch that hosts are plugged into: a bridge in a network namespace that is connected to nothing else,
+// or, when OpenNAT made it, to another network. The bridge has the network's first address.
 type Network struct {
-	prefix netip.Prefix
-	ns     *os.File
-	bridge int // index
+	prefix  netip.Prefix
+	ns      *os.File
+	bridge  int        // index
+	outside netip.Addr // of the router, on the network outside; invalid without a router
 
 	mu    sync.Mutex
 	next  netip.Addr
@@ -55,26 +53,6 @@ func OpenNetwork(prefix netip.Prefix) (*Network, error) {
 	return n, nil
 }
 
-// newNetNS makes a network namespace that lives as long as the file is open.
-func newNetNS() (*os.File, error) {
-	type result struct {
-		ns  *os.File
-		err error
-	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- result{err: err}
-			return
-		}
-		ns, err := os.Open("/proc/thread-self/ns/net")
-		made <- result{ns, err}
-	}()
-	r := <-made
-	return r.ns, r.err
-}
-
 func (n *Network) gateway() netip.Addr { return n.prefix.Addr().Next() }
 
 func (n *Network) makeBridge() error {
@@ -83,7 +61,7 @@ func (n *Network) makeBridge() error {
 		return err
 	}
 	defer nl.Close()
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "switch"}}
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
 	if err := nl.LinkAdd(bridge); err != nil {
 		return err
 	}
@@ -94,6 +72,8 @@ func (n *Network) makeBridge() error {
 	)
 }
 
+const bridgeName = "switch"
+
 func (n *Network) nextAddress() netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -102,59 +82,59 @@ func (n *Network) nextAddress() netip.Addr {
 	return a
 }
 
-// connect gives the network namespace of the process an eth0 on this network.
-func (n *Network) connect(pid int, addr netip.Addr, defaultRoute bool) error {
+// connect gives a network namespace an interface on this network, with a MAC address or, when that is nil, any, and
+// returns the name of the switch's port.
+func (n *Network) connect(ns *os.File, name string, mac net.HardwareAddr, addr netip.Addr, defaultRoute bool) (port string, err error) {
 	n.mu.Lock()
 	n.ports++
-	port := fmt.Sprintf("port%d", n.ports)
+	port = fmt.Sprintf("port%d", n.ports)
 	n.mu.Unlock()
 
-	hostNS, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = hostNS.Close() }()
 	outside, err := handleAt(n.ns)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer outside.Close()
-	inside, err := handleAt(hostNS)
+	inside, err := handleAt(ns)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer inside.Close()
 
 	veth := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: n.bridge},
-		PeerName:  "eth0", PeerNamespace: netlink.NsFd(int(hostNS.Fd())),
+		PeerName:  name, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(int(ns.Fd())),
 	}
 	if err := outside.LinkAdd(veth); err != nil {
-		return fmt.Errorf("plug into the network: %w", err)
+		return "", fmt.Errorf("plug into the network: %w", err)
 	}
 	if err := outside.LinkSetUp(veth); err != nil {
-		return fmt.Errorf("plug into the network: %w", err)
+		return "", fmt.Errorf("plug into the network: %w", err)
 	}
 	lo, err := inside.LinkByName("lo")
 	if err != nil {
-		return err
+		return "", err
 	}
-	eth0, err := inside.LinkByName("eth0")
+	link, err := inside.LinkByName(name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	err = errors.Join(
 		inside.LinkSetUp(lo),
-		inside.AddrAdd(eth0, &netlink.Addr{IPNet: ipNet(addr, n.prefix.Bits())}),
-		inside.LinkSetUp(eth0),
+		inside.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr, n.prefix.Bits())}),
+		inside.LinkSetUp(link),
 	)
 	if err == nil && defaultRoute {
-		err = inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: n.gateway().AsSlice()})
+		err = inside.RouteAdd(n.defaultRoute(link))
 	}
 	if err != nil {
-		return fmt.Errorf("configure eth0: %w", err)
+		return "", fmt.Errorf("configure %s: %w", name, err)
 	}
-	return nil
+	return port, nil
+}
+
+func (n *Network) defaultRoute(link netlink.Link) *netlink.Route {
+	return &netlink.Route{LinkIndex: link.Attrs().Index, Gw: n.gateway().AsSlice()}
 }
 
 func ipNet(addr netip.Addr, bits int) *net.IPNet {
@@ -163,8 +143,3 @@ func ipNet(addr netip.Addr, bits int) *net.IPNet {
 
 // Close removes the network. Hosts on it keep their addresses and lose the link.
 func (n *Network) Close() { _ = n.ns.Close() }
-
-// handleAt opens netlink in the network namespace that the file stands for.
-func handleAt(ns *os.File) (*netlink.Handle, error) {
-	return netlink.NewHandleAt(netns.NsHandle(int(ns.Fd())), unix.NETLINK_ROUTE)
-}

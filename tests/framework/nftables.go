@@ -3,9 +3,6 @@ package framework
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,28 +12,13 @@ import (
 
 // NFTables lists the nftables tables of the host, as "family name", sorted. It speaks netlink, since hosts have no nft.
 func (h *Host) NFTables() ([]string, error) {
-	type result struct {
-		tables []string
-		err    error
-	}
-	listed := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		tables, err := func() ([]string, error) {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.init.Process.Pid))
-			if err != nil {
-				return nil, err
-			}
-			defer func() { _ = ns.Close() }()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return nil, fmt.Errorf("enter the host's network: %w", err)
-			}
-			return nftTables()
-		}()
-		listed <- result{tables, err}
-	}()
-	r := <-listed
-	return r.tables, r.err
+	var tables []string
+	err := h.inNetwork(func() error {
+		var err error
+		tables, err = nftTables()
+		return err
+	})
+	return tables, err
 }
 
 // nftTables asks the kernel in the network namespace of the caller's thread.

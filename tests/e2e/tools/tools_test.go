@@ -48,8 +48,8 @@ func TestStatus(t *testing.T) {
 		}
 		return nil
 	})
-	if s.Node != h.Name || s.Role != "server" || s.PID != h.ServerPID() {
-		t.Errorf("node %q, role %q, pid %d; want %q, server, %d", s.Node, s.Role, s.PID, h.Name, h.ServerPID())
+	if s.Node != h.Name || s.Role != "server" || s.PID != h.PID() {
+		t.Errorf("node %q, role %q, pid %d; want %q, server, %d", s.Node, s.Role, s.PID, h.Name, h.PID())
 	}
 	var names []string
 	for _, c := range s.Components {
