@@ -25,16 +25,18 @@ func (b *Balancer) probe(ctx context.Context) {
 				ask = append(ask, s)
 			}
 		}
-		pause := probeAlone
-		if len(b.servers) > 1 || ask[0].err != nil {
-			pause = probeSeveral
-		}
+		several, changed := len(b.servers) > 1, b.changed
 		b.mu.Unlock()
 		for _, s := range ask {
 			b.probeOne(ctx, s)
 		}
+		pause := probeAlone
+		if several || b.Check(ctx) != nil {
+			pause = probeSeveral
+		}
 		select {
 		case <-time.After(pause):
+		case <-changed:
 		case <-ctx.Done():
 			return
 		}
