@@ -3,6 +3,9 @@
 package agent
 
 import (
+	"net/netip"
+	"slices"
+
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -16,6 +19,22 @@ import (
 	"github.com/edgebox/edgebox/pkg/dns"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
+
+// AddAddresses puts into the graph what notices that this machine has got another address. One that the user has given
+// stays.
+func AddAddresses(g *component.Graph, cfg config.Config) {
+	if !slices.Contains(cfg.Found, config.NodeIPOption) {
+		return
+	}
+	g.Add(host.NewAddresses(cfg.NodeIP, func() ([]netip.Addr, error) {
+		h, err := config.ReadHost()
+		if err != nil {
+			return nil, err
+		}
+		cfg, err := cfg.CompleteAgain(h)
+		return cfg.NodeIP, err
+	}))
+}
 
 // Add puts the node's components into the graph and returns the image store. What talks to the API comes after api; the
 // kubelet also comes after the controllers, if they run in the same process: both keep the state of CSI in the same

@@ -94,6 +94,7 @@ func (m *member) add(g *component.Graph, cfg config.Config, node *join.Node, set
 	m.balancer = bal
 	m.mu.Unlock()
 
+	AddAddresses(g, cfg)
 	api := g.Add(bal)
 	crt := g.Add(join.NewCertificates(node, cfg.NodeIP, bal.Now), component.After(api))
 	g.Add(join.NewSettings(node, settings), component.After(api))

@@ -53,6 +53,7 @@ func (c Config) Complete(h Host) (Config, error) {
 		problems = p
 	}
 	if len(c.NodeIP) == 0 {
+		c.Found = append(c.Found, NodeIPOption)
 		for _, p := range c.ClusterCIDR {
 			a, ok := c.findAddr(h, p.Addr().Is4())
 			if !ok {
@@ -68,6 +69,7 @@ func (c Config) Complete(h Host) (Config, error) {
 		}
 	}
 	if c.Role == Server && !c.AdvertiseAddress.IsValid() {
+		c.Found = append(c.Found, advertiseAddress)
 		if c.BindAddress.IsGlobalUnicast() {
 			c.AdvertiseAddress = c.BindAddress
 		} else if len(c.NodeIP) > 0 {
@@ -75,6 +77,24 @@ func (c Config) Complete(h Host) (Config, error) {
 		}
 	}
 	return c, append(problems, c.validate()...).err()
+}
+
+// Options that Found may hold.
+const (
+	NodeIPOption     = "node-ip"
+	advertiseAddress = "advertise-address"
+)
+
+// CompleteAgain returns c as Complete would have it on the host as it is now: what it had found there is found anew.
+func (c Config) CompleteAgain(h Host) (Config, error) {
+	if slices.Contains(c.Found, NodeIPOption) {
+		c.NodeIP = nil
+	}
+	if slices.Contains(c.Found, advertiseAddress) {
+		c.AdvertiseAddress = netip.Addr{}
+	}
+	c.Found = nil
+	return c.Complete(h)
 }
 
 // findAddr returns the node's address of a family: of the interface that the user named, else of the one that the

@@ -133,9 +133,35 @@ func TestComplete(t *testing.T) {
 			case test.err != "" && (err == nil || err.Error() != test.err):
 				t.Errorf("have error %v\nwant %s", err, test.err)
 			}
+			have.Found = nil // see TestCompleteAgain
 			if !reflect.DeepEqual(have, want) {
 				t.Errorf("have %+v\nwant %+v", have, want)
 			}
 		})
+	}
+}
+
+func TestCompleteAgain(t *testing.T) {
+	host := func(addr string) Host {
+		return Host{"Box", []Interface{{Name: "eth0", Up: true, Running: true, Default4: true, Addrs: addrs(addr)}}}
+	}
+	c, err := Defaults().Complete(host("192.0.2.7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved, err := c.CompleteAgain(host("192.0.2.8"))
+	if err != nil || moved.NodeIP[0].String() != "192.0.2.8" || moved.AdvertiseAddress.String() != "192.0.2.8" {
+		t.Errorf("addresses %v and %v, %v", moved.NodeIP, moved.AdvertiseAddress, err)
+	}
+	if again, err := moved.CompleteAgain(host("192.0.2.7")); err != nil || !reflect.DeepEqual(again, c) {
+		t.Errorf("back at home: %+v, %v", again, err)
+	}
+	fixed := Defaults()
+	fixed.NodeIP = addrs("192.0.2.1")
+	if fixed, err = fixed.Complete(host("192.0.2.7")); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := fixed.CompleteAgain(host("192.0.2.8")); err != nil || same.NodeIP[0].String() != "192.0.2.1" || same.AdvertiseAddress.String() != "192.0.2.1" {
+		t.Errorf("the user's address became %v and %v, %v", same.NodeIP, same.AdvertiseAddress, err)
 	}
 }

@@ -21,7 +21,8 @@ import (
 // config.yaml; the variable is EDGEBOX_ and that name in capitals. Fields without a default in Defaults are
 // filled by Complete from the host. A blank field starts a group of options in help and documentation.
 type Config struct {
-	Role Role // chosen by the command
+	Role  Role     // chosen by the command
+	Found []string // options that Complete filled in from the host's addresses, which may change
 
 	DataDir string `option:"data-dir" usage:"folder of all state"`
 	Debug   bool   `option:"debug" usage:"log more"`

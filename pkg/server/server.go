@@ -34,6 +34,7 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	adminConfig := cfg.Paths().Kubeconfig(pki.Admin)
 
 	g.Add(adm)
+	agent.AddAddresses(g, cfg)
 	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg) }, nil))
 	db := g.Add(store, component.After(crt))
 	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db), component.StopTimeout(4*time.Second))
