@@ -81,6 +81,17 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+func TestStatusOfAgent(t *testing.T) {
+	h := newHost(t)
+	h.serve(map[string]http.HandlerFunc{"GET /v1/status": answer(admin.Status{Node: "box", Role: "agent", Ready: true, Servers: []admin.APIServer{
+		{Address: "192.0.2.1:6443", InUse: true, Connections: 7, Tunnel: true},
+		{Address: "192.0.2.2:6443", Error: "dial tcp:\nno route to host"},
+	}})})
+	h.run("status").want(t, 0, "SERVER          IN USE  CONNECTIONS  TUNNEL  MESSAGE\n"+
+		"192.0.2.1:6443  yes     7            open\n"+
+		"192.0.2.2:6443  no      0            closed  dial tcp: no route to host\n")
+}
+
 func TestStatusWatch(t *testing.T) {
 	h := newHost(t)
 	asked := 0

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,6 +98,24 @@ func writeStatus(w io.Writer, s admin.Status, now time.Time) {
 		rows = append(rows, []string{c.Name, string(c.State), age(now.Sub(c.Since)), message(c)})
 	}
 	writeTable(w, rows)
+	if len(s.Servers) > 0 {
+		fmt.Fprintln(w)
+		writeTable(w, serverRows(s.Servers))
+	}
+}
+
+// serverRows are the servers of the cluster as an agent sees them.
+func serverRows(servers []admin.APIServer) [][]string {
+	rows := [][]string{{"SERVER", "IN USE", "CONNECTIONS", "TUNNEL", "MESSAGE"}}
+	yes := map[bool]string{true: "yes", false: "no"}
+	for _, s := range servers {
+		tunnel := "closed"
+		if s.Tunnel {
+			tunnel = "open"
+		}
+		rows = append(rows, []string{s.Address, yes[s.InUse], strconv.Itoa(s.Connections), tunnel, oneLine(s.Error)})
+	}
+	return rows
 }
 
 // message is what there is to say of a component, on one line.
