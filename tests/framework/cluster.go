@@ -2,6 +2,7 @@ package framework
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -68,6 +69,34 @@ func Cluster(t testing.TB, flags ...string) *Host {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// FormCluster makes one cluster of hosts that have booted: it starts a server with more flags, joins the agents, and puts
+// images on all.
+func FormCluster(ctx context.Context, server *Host, agents []*Host, images []Image, flags ...string) error {
+	if err := server.Start(flags...); err != nil {
+		return err
+	}
+	if err := server.WaitReady(ctx); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 1+len(agents))
+	wg.Go(func() { errs[0] = server.Import(ctx, images...) })
+	for i, a := range agents {
+		wg.Go(func() {
+			err := a.StartAgentOf(server)
+			if err == nil {
+				err = a.WaitReady(ctx)
+			}
+			if err == nil {
+				err = a.Import(ctx, images...)
+			}
+			errs[1+i] = err
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // NeedEdgebox fails the test when there is no edgebox to test.
