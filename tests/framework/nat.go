@@ -74,6 +74,9 @@ func (n *Network) ForgetConnections() error {
 	return nl.ConntrackTableFlush(netlink.ConntrackTable)
 }
 
+// ForgetConnections is that of the router which the host is behind.
+func (h *Host) ForgetConnections() error { return h.opts.Network.ForgetConnections() }
+
 // masquerade writes the router's rules. In the language of nft:
 //
 //	table ip router {
