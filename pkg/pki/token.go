@@ -24,6 +24,12 @@ type Token struct {
 	Secret string
 }
 
+// Groups of those who show a token, until they have certificates of their own.
+const (
+	JoinGroup   = "system:bootstrappers:edgebox"        // may join as a node
+	RejoinGroup = "system:bootstrappers:edgebox:rejoin" // also as one that another machine was
+)
+
 const tokenPrefix = "EB1"
 
 var (
