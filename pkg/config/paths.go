@@ -16,7 +16,6 @@ func (p Paths) run(elem ...string) string { return filepath.Join(append([]string
 // Of the node as a whole.
 
 func (p Paths) Lock() string        { return p.data("lock") }            // held while edgebox runs
-func (p Paths) Machine() string     { return p.data("machine") }         // identity of a machine that has no machine-id
 func (p Paths) Bin() string         { return p.data("bin") }             // unpacked payloads, one folder per content hash
 func (p Paths) Helpers() string     { return p.data("bin", "current") }  // the payload in use: runc, shim, CNI plugins, nft
 func (p Paths) Token() string       { return p.data("server", "token") } // join token
