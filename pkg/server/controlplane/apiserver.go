@@ -27,6 +27,8 @@ const shutdownTimeout = time.Second
 type Store interface {
 	Endpoint() string
 	VolatileEndpoint() string // for leases and events; may be empty
+	// TLSFiles are for endpoints elsewhere. Each may be empty.
+	TLSFiles() (ca, cert, key string)
 	// Client calls the store of an endpoint in this process; nil when it is elsewhere. Valid while the store runs.
 	Client(endpoint string) *clientv3.Client
 }
@@ -51,8 +53,12 @@ func (a *APIServer) Name() string { return "kube-apiserver" }
 // Prepare parses and validates the options.
 func (a *APIServer) Prepare(ctx context.Context) error {
 	cfg, certs := a.cfg, a.certs
+	etcdCA, etcdCert, etcdKey := a.store.TLSFiles()
 	own := map[string]string{
 		"etcd-servers":             a.store.Endpoint(),
+		"etcd-cafile":              etcdCA,
+		"etcd-certfile":            etcdCert,
+		"etcd-keyfile":             etcdKey,
 		"bind-address":             cfg.BindAddress.String(),
 		"secure-port":              strconv.Itoa(cfg.HTTPSListenPort),
 		"advertise-address":        cfg.AdvertiseAddress.String(),

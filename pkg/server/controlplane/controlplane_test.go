@@ -24,9 +24,10 @@ import (
 
 type fakeStore struct{ volatile string }
 
-func (fakeStore) Endpoint() string               { return "unix:///run/kine.sock" }
-func (s fakeStore) VolatileEndpoint() string     { return s.volatile }
-func (fakeStore) Client(string) *clientv3.Client { return nil }
+func (fakeStore) Endpoint() string                 { return "unix:///run/kine.sock" }
+func (s fakeStore) VolatileEndpoint() string       { return s.volatile }
+func (fakeStore) Client(string) *clientv3.Client   { return nil }
+func (fakeStore) TLSFiles() (ca, cert, key string) { return "/etc/etcd-ca.pem", "", "" }
 
 // newServer is a configuration with its certificates in place.
 func newServer(t *testing.T) (config.Config, *pki.Store) {
