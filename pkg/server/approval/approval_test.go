@@ -784,7 +784,7 @@ func TestSelf(t *testing.T) {
 					objects = append(objects, testNode("box"))
 				}
 				client := fake.NewClientset(objects...)
-				s := NewSelf("box", func() (string, error) { return mine.ID(), nil }, func() (kubernetes.Interface, error) { return client, nil })
+				s := NewSelf("box", func() (pki.Machine, error) { return mine, nil }, func() (kubernetes.Interface, error) { return client, nil })
 				s.now = func() time.Time { return today }
 				if err := s.Prepare(t.Context()); err != nil {
 					t.Fatal(err)
@@ -822,7 +822,7 @@ func TestSelf(t *testing.T) {
 			})
 		})
 	}
-	s := NewSelf("box", func() (string, error) { return "", errors.New("no disk") }, nil)
+	s := NewSelf("box", func() (pki.Machine, error) { return pki.Machine{}, errors.New("no disk") }, nil)
 	if err := s.Prepare(t.Context()); err == nil {
 		t.Error("a machine without identity")
 	}

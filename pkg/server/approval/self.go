@@ -10,13 +10,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/edgebox/edgebox/pkg/component"
+	"github.com/edgebox/edgebox/pkg/pki"
 )
 
 // Self puts the machine of a server on record, so that no other can join under the name of its node. A server is the node
 // that its certificates say it is, whatever was on record.
 type Self struct {
 	node    string
-	machine func() (id string, err error)
+	machine func() (pki.Machine, error)
 	connect func() (kubernetes.Interface, error)
 
 	id  string
@@ -24,7 +25,7 @@ type Self struct {
 }
 
 // NewSelf returns the component for the node of that name; the client must be the administrator's.
-func NewSelf(node string, machine func() (id string, err error), client func() (kubernetes.Interface, error)) *Self {
+func NewSelf(node string, machine func() (pki.Machine, error), client func() (kubernetes.Interface, error)) *Self {
 	return &Self{node: node, machine: machine, connect: client, now: time.Now}
 }
 
@@ -32,9 +33,13 @@ func NewSelf(node string, machine func() (id string, err error), client func() (
 func (s *Self) Name() string { return "machine-record" }
 
 // Prepare identifies the machine.
-func (s *Self) Prepare(context.Context) (err error) {
-	s.id, err = s.machine()
-	return err
+func (s *Self) Prepare(context.Context) error {
+	machine, err := s.machine()
+	if err != nil {
+		return err
+	}
+	s.id = machine.ID()
+	return nil
 }
 
 // Run writes the record, and binds it to the Node once the kubelet has registered that.

@@ -1,5 +1,6 @@
-// Package bootstrap puts into a cluster the objects that edgebox itself relies on: what nodes may read, and what the
-// API server may do on a kubelet. It applies them at each start, so that an upgrade brings its own.
+// Package bootstrap puts into a cluster the objects that edgebox itself relies on: what nodes and joining machines may do,
+// what the API server may do on a kubelet, and the tokens by which nodes join. It applies them at each start, so that an
+// upgrade brings its own.
 package bootstrap
 
 import (
@@ -7,13 +8,10 @@ import (
 	"fmt"
 	"time"
 
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	rbac "k8s.io/client-go/applyconfigurations/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/edgebox/edgebox/pkg/component"
-	"github.com/edgebox/edgebox/pkg/pki"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
@@ -23,11 +21,16 @@ const fieldManager = "edgebox"
 // Bootstrap is the component.
 type Bootstrap struct {
 	kubeconfig string
+	info       ClusterInfo
+	settings   string
 	client     kubernetes.Interface
 }
 
-// New returns the component; the kubeconfig must be the administrator's.
-func New(kubeconfig string) *Bootstrap { return &Bootstrap{kubeconfig: kubeconfig} }
+// New returns the component; the kubeconfig must be the administrator's. Settings names the ConfigMap in kube-system by
+// which nodes learn what they have to share.
+func New(kubeconfig string, info ClusterInfo, settings string) *Bootstrap {
+	return &Bootstrap{kubeconfig: kubeconfig, info: info, settings: settings}
+}
 
 // Name implements component.Component.
 func (b *Bootstrap) Name() string { return "bootstrap" }
@@ -50,41 +53,26 @@ func (b *Bootstrap) Run(ctx context.Context, ready func()) error {
 
 func (b *Bootstrap) apply(ctx context.Context) error {
 	opts := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
-	for _, r := range roles() {
-		if _, err := b.client.RbacV1().ClusterRoles().Apply(ctx, r, opts); err != nil {
+	rules := b.client.RbacV1()
+	for _, r := range clusterRoles() {
+		if _, err := rules.ClusterRoles().Apply(ctx, r, opts); err != nil {
 			return fmt.Errorf("apply ClusterRole %s: %w", *r.Name, err)
 		}
 	}
-	for _, r := range bindings() {
-		if _, err := b.client.RbacV1().ClusterRoleBindings().Apply(ctx, r, opts); err != nil {
+	for _, r := range clusterRoleBindings() {
+		if _, err := rules.ClusterRoleBindings().Apply(ctx, r, opts); err != nil {
 			return fmt.Errorf("apply ClusterRoleBinding %s: %w", *r.Name, err)
 		}
 	}
-	return nil
-}
-
-// roles adds to what the Node authorizer allows: the reads of flannel and DNS, which run with the node's identity.
-func roles() []*rbac.ClusterRoleApplyConfiguration {
-	read := []string{"get", "list", "watch"}
-	return []*rbac.ClusterRoleApplyConfiguration{
-		rbac.ClusterRole("edgebox:node").WithRules(
-			rbac.PolicyRule().WithAPIGroups("").WithResources("nodes", "services", "namespaces").WithVerbs(read...),
-			rbac.PolicyRule().WithAPIGroups("discovery.k8s.io").WithResources("endpointslices").WithVerbs(read...),
-			rbac.PolicyRule().WithAPIGroups("networking.k8s.io").WithResources("servicecidrs").WithVerbs(read...),
-			rbac.PolicyRule().WithAPIGroups("").WithResources("nodes/status").WithVerbs("patch"),
-		),
+	for _, r := range roles(b.settings) {
+		if _, err := rules.Roles(*r.Namespace).Apply(ctx, r, opts); err != nil {
+			return fmt.Errorf("apply Role %s: %w", *r.Name, err)
+		}
 	}
-}
-
-func bindings() []*rbac.ClusterRoleBindingApplyConfiguration {
-	bind := func(name, role, group string) *rbac.ClusterRoleBindingApplyConfiguration {
-		return rbac.ClusterRoleBinding(name).
-			WithRoleRef(rbac.RoleRef().WithAPIGroup(rbacv1.GroupName).WithKind("ClusterRole").WithName(role)).
-			WithSubjects(rbac.Subject().WithAPIGroup(rbacv1.GroupName).WithKind(rbacv1.GroupKind).WithName(group))
+	for _, r := range roleBindings() {
+		if _, err := rules.RoleBindings(*r.Namespace).Apply(ctx, r, opts); err != nil {
+			return fmt.Errorf("apply RoleBinding %s: %w", *r.Name, err)
+		}
 	}
-	return []*rbac.ClusterRoleBindingApplyConfiguration{
-		bind("edgebox:node", "edgebox:node", "system:nodes"),
-		bind("edgebox:node-proxier", "system:node-proxier", "system:nodes"),
-		bind("edgebox:kubelet-api-admin", "system:kubelet-api-admin", pki.KubeletAPIGroup),
-	}
+	return b.info.apply(ctx, b.client)
 }

@@ -17,10 +17,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -28,13 +31,19 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// TestObjects shows all that nodes and the API server are allowed: a change here is one of security.
+// TestObjects shows all that nodes, joining machines, anybody and the API server are allowed: a change here is one of security.
 func TestObjects(t *testing.T) {
 	var docs []string
-	for _, r := range roles() {
+	for _, r := range clusterRoles() {
 		docs = append(docs, asYAML(t, r))
 	}
-	for _, b := range bindings() {
+	for _, b := range clusterRoleBindings() {
+		docs = append(docs, asYAML(t, b))
+	}
+	for _, r := range roles("edgebox-cluster") {
+		docs = append(docs, asYAML(t, r))
+	}
+	for _, b := range roleBindings() {
 		docs = append(docs, asYAML(t, b))
 	}
 	got := strings.Join(docs, "---\n")
@@ -65,26 +74,28 @@ func asYAML(t *testing.T, object any) string {
 // TestApply: objects come into being, stay as they are, and get back what someone has taken from them.
 func TestApply(t *testing.T) {
 	c := fake.NewClientset()
-	b := &Bootstrap{client: c}
+	b := newBootstrap(t, c)
 	state := func() string {
 		t.Helper()
 		if err := b.apply(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		roles, err := c.RbacV1().ClusterRoles().List(t.Context(), metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		bindings, err := c.RbacV1().ClusterRoleBindings().List(t.Context(), metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
 		var out []string
-		for _, r := range roles.Items {
-			out = append(out, asYAML(t, r.Rules))
-		}
-		for _, b := range bindings.Items {
-			out = append(out, asYAML(t, b.RoleRef), asYAML(t, b.Subjects))
+		for _, resource := range []string{"clusterroles", "clusterrolebindings", "roles", "rolebindings"} {
+			kind := map[string]string{"clusterroles": "ClusterRole", "clusterrolebindings": "ClusterRoleBinding", "roles": "Role", "rolebindings": "RoleBinding"}[resource]
+			list, err := c.Tracker().List(rbacv1.SchemeGroupVersion.WithResource(resource), rbacv1.SchemeGroupVersion.WithKind(kind), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects, err := meta.ExtractList(list)
+			if err != nil || len(objects) == 0 {
+				t.Fatalf("%d %s, %v", len(objects), resource, err)
+			}
+			for _, o := range objects {
+				o.(metav1.Object).SetManagedFields(nil) // which have times
+				o.(metav1.Object).SetResourceVersion("")
+				out = append(out, asYAML(t, o))
+			}
 		}
 		return strings.Join(out, "---\n")
 	}
@@ -105,10 +116,66 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// newBootstrap returns the component with a CA of its own.
+func newBootstrap(t *testing.T, c kubernetes.Interface) *Bootstrap {
+	t.Helper()
+	certs, _ := newPKI(t, t.TempDir())
+	return &Bootstrap{client: c, settings: "edgebox-cluster", info: ClusterInfo{Server: "https://192.0.2.7:6443", CAFile: certs.CertFile(pki.ServerCA)}}
+}
+
+// TestClusterInfo has the form that kubeadm and its like read, the CA that tokens are for, and no user; the signatures of
+// tokens stay on it.
+func TestClusterInfo(t *testing.T) {
+	c := fake.NewClientset()
+	b := newBootstrap(t, c)
+	if err := b.apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	configMaps := c.CoreV1().ConfigMaps("kube-public")
+	m, err := configMaps.Get(t.Context(), "cluster-info", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Data["jws-kubeconfig-abcdef"] = "signature"
+	if _, err := configMaps.Update(t.Context(), m, metav1.UpdateOptions{FieldManager: "kube-controller-manager"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = configMaps.Get(t.Context(), "cluster-info", metav1.GetOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if m.Data["jws-kubeconfig-abcdef"] != "signature" {
+		t.Errorf("the signatures are gone: %v", m.Data)
+	}
+	conf, err := clientcmd.Load([]byte(m.Data["kubeconfig"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(b.info.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster := conf.Clusters[""]
+	if len(conf.Clusters) != 1 || cluster == nil || cluster.Server != "https://192.0.2.7:6443" || string(cluster.CertificateAuthorityData) != string(ca) {
+		t.Errorf("the clusters are %v", conf.Clusters)
+	}
+	if len(conf.AuthInfos) != 0 || len(conf.Contexts) != 0 {
+		t.Errorf("it has users %v, contexts %v", conf.AuthInfos, conf.Contexts)
+	}
+	b.info.CAFile += ".none"
+	if err := b.apply(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a CA: %v", err)
+	}
+}
+
 // TestRunTriesAgain until the API takes the objects.
 func TestRunTriesAgain(t *testing.T) {
+	b := newBootstrap(t, nil)
 	synctest.Test(t, func(t *testing.T) {
 		c := fake.NewClientset()
+		b.client = c
 		refusals := 3
 		c.PrependReactor("patch", "clusterroles", func(clienttesting.Action) (bool, runtime.Object, error) {
 			refusals--
@@ -117,7 +184,7 @@ func TestRunTriesAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		ready := make(chan struct{})
-		go func() { ended <- (&Bootstrap{client: c}).Run(ctx, func() { close(ready) }) }()
+		go func() { ended <- b.Run(ctx, func() { close(ready) }) }()
 		<-ready
 		if refusals != -1 {
 			t.Errorf("ready with %d refusals to come", refusals)
