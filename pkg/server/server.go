@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -21,6 +22,7 @@ import (
 	"github.com/edgebox/edgebox/pkg/datastore"
 	"github.com/edgebox/edgebox/pkg/dns"
 	"github.com/edgebox/edgebox/pkg/pki"
+	"github.com/edgebox/edgebox/pkg/server/approval"
 	"github.com/edgebox/edgebox/pkg/server/bootstrap"
 	"github.com/edgebox/edgebox/pkg/server/controlplane"
 	"github.com/edgebox/edgebox/pkg/upstream"
@@ -40,7 +42,8 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db), component.StopTimeout(4*time.Second))
 	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, !store.Alone()), component.After(api))
 	g.Add(controlplane.NewScheduler(cfg, certs, !store.Alone()), component.After(api))
-	boot := g.Add(component.Restart(bootstrap.New(adminConfig)), component.After(api))
+	boot := g.Add(component.Restart(bootstrap.New(adminConfig, clusterInfo(cfg, certs), join.SettingsName)), component.After(api))
+	g.Add(component.Restart(approval.New(approvals(cfg, adminConfig))), component.After(api))
 	g.Add(component.Restart(bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)), component.After(api))
 	g.Add(component.Restart(bootstrap.NewSettings(adminConfig, join.SettingsName, func() (map[string]string, error) { return published(cfg, certs) })), component.After(api))
 	if !cfg.Disabled(config.DNS) && !cfg.Disabled(config.Flannel) { // the servers listen on flannel's bridge
@@ -60,6 +63,37 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	}, boot, kcm)
 	adminserver.ServeImages(adm, images)
 	g.Add(component.Restart(bootstrap.NewNodeRole(cfg.NodeName, adminConfig)), component.After(boot))
+	g.Add(component.Restart(approval.NewSelf(cfg.NodeName,
+		func() (pki.Machine, error) { return pki.LoadMachine("/", cfg.Paths().MachineSeed()) },
+		func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "machine-record") })), component.After(api))
+}
+
+// clusterInfo is what anybody may know.
+func clusterInfo(cfg config.Config, certs *pki.Store) bootstrap.ClusterInfo {
+	return bootstrap.ClusterInfo{
+		Server: "https://" + netip.AddrPortFrom(cfg.AdvertiseAddress, uint16(cfg.HTTPSListenPort)).String(),
+		CAFile: certs.CertFile(pki.ServerCA),
+	}
+}
+
+// approvals is what the certificates of nodes are judged by. No other node may have a name or an address that servers are
+// recognised by.
+func approvals(cfg config.Config, adminConfig string) approval.Config {
+	a := approval.Config{
+		Client:        func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "csr-approver") },
+		ClusterDomain: cfg.ClusterDomain,
+		ClusterCIDRs:  slices.Concat(cfg.ClusterCIDR, cfg.ServiceCIDR),
+	}
+	for _, leaf := range identities(cfg).Leaves {
+		if leaf.Name != pki.APIServer {
+			continue
+		}
+		a.Reserved = append(a.Reserved, leaf.DNSNames...)
+		for _, ip := range leaf.IPs {
+			a.Reserved = append(a.Reserved, ip.String())
+		}
+	}
+	return a
 }
 
 // published is what agents need to know.
