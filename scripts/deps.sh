@@ -7,7 +7,8 @@ packages="
 	gcc libc6-dev make pkg-config
 	libseccomp-dev
 	libnftables-dev libnftables1 libnftnl-dev libmnl0 libjansson-dev libgmp-dev
-	busybox-static zstd jq curl iproute2 procps shellcheck"
+	busybox-static zstd jq curl iproute2 procps shellcheck
+	postgresql"
 
 for arch in "$@"; do
 	case $arch in

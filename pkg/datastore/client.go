@@ -9,8 +9,7 @@ import (
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
 )
 
-// Client returns a client of one of the datastore's endpoints that calls it in this process, without a connection; nil
-// for another endpoint. It serves once the datastore is ready, and until it stops. Close ends its watches.
+// Client implements Store.
 func (d *Datastore) Client(endpoint string) *clientv3.Client {
 	bridge, ok := d.bridges.Load(endpoint)
 	if !ok {

@@ -1,9 +1,10 @@
 // Package datastore is where the control plane's objects live: kine's etcd API on unix sockets, over SQLite in the
-// data dir or over the database that the user names.
+// data dir or over the database that the user names; or an etcd cluster, which others run or whose member this server is.
 //
 // It owns the files <data>/server/db and <run>/db and the two sockets. An acknowledged write is on the disk
-// (synchronous=FULL), but for leases and events, which have a database of their own that lasts until the reboot:
-// see docs/adr/0003-volatile-leases-and-events.md.
+// (synchronous=FULL), but for leases and events of a server that is alone, which have a database of their own that lasts
+// until the reboot: see docs/adr/0003-volatile-leases-and-events.md. What each choice is good for, and what becomes of it
+// when things fail, is in docs/datastores.md.
 package datastore
 
 import (
@@ -13,11 +14,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/k3s-io/kine/pkg/server"
+	"github.com/k3s-io/kine/pkg/tls"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -49,35 +53,59 @@ const minPing = 5 * time.Second
 // maxRequest bounds what a client may send in one request: etcd's own 1.5 MiB and room for the envelope.
 const maxRequest = 2 << 20
 
-// Datastore is the component. Its Endpoints are valid before it runs.
+// Store is a component that keeps the objects of the API server. What its methods say is valid before it runs.
+type Store interface {
+	component.Component
+	// Alone reports whether the store belongs to this server only, so that there is no leader to elect.
+	Alone() bool
+	// Endpoint holds the etcd URLs of every resource, separated by commas.
+	Endpoint() string
+	// VolatileEndpoint is the etcd URL for leases and events, or empty when they are kept with all the others.
+	VolatileEndpoint() string
+	// TLSFiles are what a client of the endpoints needs: the CA, and its own certificate and key. Each may be empty.
+	TLSFiles() (ca, cert, key string)
+	// Client returns a client of one of the endpoints that calls it in this process, without a connection; nil for another
+	// endpoint. It serves once the store is ready, and until it stops. Close ends its watches.
+	Client(endpoint string) *clientv3.Client
+}
+
+// New returns the store of a server with this configuration that is no member of an etcd cluster.
+func New(cfg config.Config) Store {
+	files := tls.Config{CAFile: cfg.DatastoreCAFile, CertFile: cfg.DatastoreCertFile, KeyFile: cfg.DatastoreKeyFile}
+	if isEtcd(cfg.DatastoreEndpoint) {
+		return &External{urls: strings.Split(cfg.DatastoreEndpoint, ","), tls: files}
+	}
+	return &Datastore{endpoint: cfg.DatastoreEndpoint, tls: files, paths: cfg.Paths(), listen: socket.Listen}
+}
+
+// Datastore is kine over SQLite or another database.
 type Datastore struct {
 	endpoint string
+	tls      tls.Config
 	paths    config.Paths
 	listen   func(path string) (net.Listener, error)
 	bridges  sync.Map // *server.KVServerBridge by endpoint, once it serves
 }
 
-// New returns the datastore of a server with this configuration.
-func New(cfg config.Config) *Datastore {
-	return &Datastore{endpoint: cfg.DatastoreEndpoint, paths: cfg.Paths(), listen: socket.Listen}
-}
-
 // Name implements component.Component.
 func (d *Datastore) Name() string { return "datastore" }
 
-// Alone reports whether the database belongs to this server only, so that there is no leader to elect.
+// Alone implements Store.
 func (d *Datastore) Alone() bool { return d.endpoint == "" }
 
-// Endpoint is the etcd URL that holds every resource.
+// Endpoint implements Store.
 func (d *Datastore) Endpoint() string { return "unix://" + d.paths.DatastoreSocket() }
 
-// VolatileEndpoint is the etcd URL for leases and events, or empty when they are kept with all the others.
+// VolatileEndpoint implements Store.
 func (d *Datastore) VolatileEndpoint() string {
 	if !d.Alone() {
 		return ""
 	}
 	return "unix://" + d.paths.VolatileSocket()
 }
+
+// TLSFiles implements Store: the API server needs none for a socket.
+func (d *Datastore) TLSFiles() (ca, cert, key string) { return "", "", "" }
 
 // Prepare makes the folders and looks at the SQLite file before anything trusts it.
 func (d *Datastore) Prepare(context.Context) error {
@@ -147,7 +175,7 @@ func (d *Datastore) serve(ctx context.Context, stores []*store, fail func(error)
 func (d *Datastore) Check(ctx context.Context) error {
 	for _, s := range d.stores() {
 		if err := s.read(ctx); err != nil {
-			return fmt.Errorf("read %s: %w", s.name(), err)
+			return fmt.Errorf("read %s: %s", s.name(), oneLine(scrub(err.Error(), s.endpoint)))
 		}
 	}
 	return nil
@@ -155,7 +183,7 @@ func (d *Datastore) Check(ctx context.Context) error {
 
 func (d *Datastore) stores() []*store {
 	if !d.Alone() {
-		return []*store{{listen: d.listen, socket: d.paths.DatastoreSocket(), endpoint: d.endpoint}}
+		return []*store{{listen: d.listen, socket: d.paths.DatastoreSocket(), endpoint: d.endpoint, tls: d.tls}}
 	}
 	return []*store{
 		{listen: d.listen, socket: d.paths.DatastoreSocket(), file: sqliteFile{d.paths.DB(), "FULL"}},
@@ -168,6 +196,7 @@ type store struct {
 	listen   func(path string) (net.Listener, error)
 	socket   string
 	endpoint string     // of a database elsewhere, or empty
+	tls      tls.Config // for that
 	file     sqliteFile // where there is no endpoint
 
 	cancel context.CancelFunc
@@ -208,22 +237,40 @@ func (s *store) stop() {
 	}
 }
 
-func (s *store) dial() (*grpc.ClientConn, error) {
-	return grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+// dial opens a connection to the socket, and what reads and writes through it.
+func (s *store) dial() (clientv3.KV, *grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, nil, err
+	}
+	return clientv3.NewKVFromKVClient(etcdserverpb.NewKVClient(conn), nil), conn, nil
+}
+
+func (s *store) roundTrip(ctx context.Context) error {
+	kv, conn, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return roundTrip(ctx, kv)
+}
+
+func (s *store) read(ctx context.Context) error {
+	kv, conn, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = kv.Get(ctx, probeKey)
+	return err
 }
 
 // probeKey is outside of /registry, where the API server keeps its objects.
 const probeKey = "/edgebox/datastore-probe"
 
 // roundTrip writes a value and reads it back.
-func (s *store) roundTrip(ctx context.Context) error {
-	conn, err := s.dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	kv := etcdserverpb.NewKVClient(conn)
-	get, err := kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
+func roundTrip(ctx context.Context, kv clientv3.KV) error {
+	get, err := kv.Get(ctx, probeKey)
 	if err != nil {
 		return err
 	}
@@ -231,38 +278,24 @@ func (s *store) roundTrip(ctx context.Context) error {
 	if len(get.Kvs) > 0 {
 		rev = get.Kvs[0].ModRevision
 	}
-	want := []byte(time.Now().UTC().Format(time.RFC3339Nano))
-	put := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{
-		RequestPut: &etcdserverpb.PutRequest{Key: []byte(probeKey), Value: want}}}
-	unchanged := &etcdserverpb.Compare{
-		Key: []byte(probeKey), Target: etcdserverpb.Compare_MOD, Result: etcdserverpb.Compare_EQUAL,
-		TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: rev},
-	}
-	read := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{
-		RequestRange: &etcdserverpb.RangeRequest{Key: []byte(probeKey)}}}
-	txn := &etcdserverpb.TxnRequest{Compare: []*etcdserverpb.Compare{unchanged}, Success: []*etcdserverpb.RequestOp{put}}
+	want := time.Now().UTC().Format(time.RFC3339Nano)
+	txn := kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(probeKey), "=", rev)).Then(clientv3.OpPut(probeKey, want))
 	if rev > 0 { // the shape of an update in the API server, and the only one that kine takes
-		txn.Failure = []*etcdserverpb.RequestOp{read}
+		txn = txn.Else(clientv3.OpGet(probeKey))
 	}
-	if _, err := kv.Txn(ctx, txn); err != nil {
-		return err
-	}
-	get, err = kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
+	put, err := txn.Commit()
 	if err != nil {
 		return err
 	}
-	if len(get.Kvs) != 1 || string(get.Kvs[0].Value) != string(want) {
+	if !put.Succeeded { // another server's probe came first; the next may not
+		return errors.New("another value was written at the same time")
+	}
+	get, err = kv.Get(ctx, probeKey, clientv3.WithRev(put.Header.Revision))
+	if err != nil {
+		return err
+	}
+	if len(get.Kvs) != 1 || string(get.Kvs[0].Value) != want {
 		return errors.New("a value that was written could not be read back")
 	}
 	return nil
-}
-
-func (s *store) read(ctx context.Context) error {
-	conn, err := s.dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_, err = etcdserverpb.NewKVClient(conn).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(probeKey)})
-	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -52,9 +51,15 @@ func start(t testing.TB, paths config.Paths) (d *Datastore, stop func()) {
 	if err := d.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return d, run(t, d)
+}
+
+// run runs a component that is prepared until the test or stop ends it.
+func run(t testing.TB, c component.Component) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- d.Run(ctx, func() { close(ready) }) }()
+	go func() { ended <- c.Run(ctx, func() { close(ready) }) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -68,7 +73,7 @@ func start(t testing.TB, paths config.Paths) (d *Datastore, stop func()) {
 		ended <- nil
 		t.Fatal("not ready: ", err)
 	}
-	return d, stop
+	return stop
 }
 
 func dial(t testing.TB, endpoint string) *clientv3.Client {
@@ -251,39 +256,6 @@ func TestKilledWhileCreating(t *testing.T) {
 	create(t, dial(t, d.Endpoint()), "/registry/pods/a", "pod")
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(paths.DB()), "*.new*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
-	}
-}
-
-// TestUnreachable has a database elsewhere that does not answer.
-func TestUnreachable(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	d := newDatastore(newPaths(t))
-	d.endpoint = "postgres://kine:secret@" + l.Addr().String() + "/kine"
-	var g component.Graph
-	g.Add(d)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
-	var status component.Status
-	for !strings.Contains(fmt.Sprint(status), "connection refused") {
-		time.Sleep(10 * time.Millisecond)
-		status = g.Status(ctx)[0]
-	}
-	if text := fmt.Sprint(status); status.State != component.Starting || strings.Contains(text, "secret") || !strings.Contains(text, l.Addr().String()) {
-		t.Errorf("the status is %s", text)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Errorf("stopped while it waited: %v", err)
-	}
-
-	d.endpoint = "mysql://kine:secret@tcp(" + l.Addr().String() + ")/kine" // here kine does not wait
-	if err := d.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "secret") {
-		t.Errorf("the error is %v", err)
 	}
 }
 

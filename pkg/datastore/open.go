@@ -2,35 +2,64 @@ package datastore
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/k3s-io/kine/pkg/drivers"
 	"github.com/k3s-io/kine/pkg/drivers/generic"
 	_ "github.com/k3s-io/kine/pkg/drivers/mysql"
+	_ "github.com/k3s-io/kine/pkg/drivers/nats"
 	_ "github.com/k3s-io/kine/pkg/drivers/pgsql"
 	"github.com/k3s-io/kine/pkg/server"
+	"github.com/nats-io/nats.go"
 	"github.com/sirupsen/logrus"
 
 	"github.com/edgebox/edgebox/pkg/component"
 )
 
-// open returns the backend of the database. It may wait for minutes for one elsewhere, says so meanwhile, and gives up
-// when ctx ends.
+// open returns the backend of the database. It waits for one elsewhere that cannot be reached, says so meanwhile, and
+// gives up when ctx ends.
 func (s *store) open(ctx context.Context) (server.Backend, error) {
+	overhear.Do(func() { logrus.AddHook(eavesdropper{}) })
+	for {
+		backend, err := s.attempt(ctx)
+		if err == nil || ctx.Err() != nil || !mayPass(err) {
+			return backend, err
+		}
+		component.Note(ctx, "database "+s.name()+": "+oneLine(scrub(err.Error(), s.endpoint)))
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// attempt opens the database once, for which kine takes up to five minutes.
+func (s *store) attempt(ctx context.Context) (_ server.Backend, err error) {
 	// The drivers must live until the last request of the gRPC server has ended, so not on the component's context.
 	life, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
+	defer func() {
+		if err != nil {
+			cancel() // a connection attempt that hangs is left to itself
+		}
+	}()
 	type result struct {
 		backend server.Backend
 		err     error
 	}
 	opened := make(chan result, 1)
+	lastPing.Store(nil)
 	go func() {
 		b, err := s.openBackend(life)
 		if err == nil {
@@ -38,33 +67,73 @@ func (s *store) open(ctx context.Context) (server.Backend, error) {
 		}
 		opened <- result{b, err}
 	}()
-	lastPing.Store(nil)
-	overhear.Do(func() { logrus.AddHook(eavesdropper{}) })
 	for {
 		select {
 		case r := <-opened:
+			s.cancel = cancel
 			return r.backend, r.err
 		case <-ctx.Done():
-			return nil, ctx.Err() // a connection attempt that hangs is left to itself
-		case <-time.After(time.Second):
-			note := "database " + s.name()
-			if why := lastPing.Load(); why != nil && s.endpoint != "" {
-				note += ": " + scrub(*why, s.endpoint)
+			return nil, ctx.Err()
+		case <-time.After(retryEvery):
+		}
+		note := "database " + s.name()
+		if why := lastPing.Load(); why != nil && s.endpoint != "" {
+			if isFinal(*why) {
+				return nil, errors.New(*why)
 			}
-			component.Note(ctx, note)
+			note += ": " + oneLine(scrub(*why, s.endpoint))
+		}
+		component.Note(ctx, note)
+	}
+}
+
+// isFinal is about what kine says of an attempt to connect, and would try again all the same.
+func isFinal(why string) bool {
+	return isRefusal(why) ||
+		strings.Contains(why, "SQLSTATE 3D000") // no such database, which is made when an attempt begins
+}
+
+// isRefusal reports whether the other end, or the check of its certificate, has said no.
+func isRefusal(why string) bool {
+	for _, sign := range []string{"SQLSTATE 28", "x509: ", "tls: ", "Authorization Violation"} {
+		if strings.Contains(why, sign) {
+			return true
 		}
 	}
+	return false
+}
+
+// mayPass reports whether the database may be usable later, with nothing changed here.
+func mayPass(err error) bool {
+	if isRefusal(err.Error()) {
+		return false
+	}
+	var network net.Error
+	var errno syscall.Errno
+	if errors.As(err, &network) || errors.As(err, &errno) {
+		return true
+	}
+	for _, known := range []error{io.EOF, io.ErrUnexpectedEOF, driver.ErrBadConn, mysql.ErrInvalidConn, context.DeadlineExceeded,
+		nats.ErrNoServers, nats.ErrTimeout, nats.ErrConnectionClosed, nats.ErrNoResponders} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return strings.Contains(err.Error(), "SQLSTATE 57P0") || // PostgreSQL starts or stops
+		strings.Contains(err.Error(), "SQLSTATE 3D000")
 }
 
 func (s *store) openBackend(ctx context.Context) (server.Backend, error) {
 	cfg := drivers.Config{
-		Endpoint:             s.endpoint,
-		ConnectionPoolConfig: generic.ConnectionPoolConfig{MaxIdle: 4},
-		CompactInterval:      compactEvery,
-		CompactTimeout:       compactTimeout,
-		CompactMinRetain:     compactRetain,
-		CompactBatchSize:     batchSize,
-		PollBatchSize:        batchSize,
+		Endpoint:         s.endpoint,
+		BackendTLSConfig: s.tls,
+		ConnectionPoolConfig: generic.ConnectionPoolConfig{
+			MaxOpen: maxConnections, MaxIdle: maxConnections, MaxIdleTime: maxIdleTime},
+		CompactInterval:  compactEvery,
+		CompactTimeout:   compactTimeout,
+		CompactMinRetain: compactRetain,
+		CompactBatchSize: batchSize,
+		PollBatchSize:    batchSize,
 	}
 	if s.endpoint == "" {
 		cfg.PollInterval = pollAlone
@@ -75,10 +144,7 @@ func (s *store) openBackend(ctx context.Context) (server.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	if backend == nil {
-		return nil, errors.New("an etcd cluster is not supported here")
-	}
-	return checkedBackend{backend}, nil
+	return openRemote(backend, &s.wg, s.name(), cfg)
 }
 
 // Kine tries for five minutes to reach a database, and tells nobody but its log why it could not.
@@ -105,6 +171,9 @@ func (s *store) name() string {
 	}
 	return redact(s.endpoint)
 }
+
+// oneLine is for texts that have a line for each attempt.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // openError says which database cannot be used.
 func (s *store) openError(err error) error {
