@@ -140,8 +140,12 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	go func() {
-		if component.Poll(ctx, "its health check", readyPoll, k.Check) == nil {
-			ready()
+		if component.Poll(ctx, "its health check", readyPoll, k.Check) != nil {
+			return
+		}
+		ready()
+		if k.cfg.Role == config.Server {
+			keepCSI(ctx)
 		}
 	}()
 	return app.Run(ctx, k.server, deps, utilfeature.DefaultFeatureGate)
