@@ -105,12 +105,15 @@ func (c *Cmd) Start() error {
 	theirs = append(theirs, stderr)
 	toCopy = append(toCopy, copyOut, copyErr)
 
-	env := append([]string{"PATH=" + hostPath, "HOME=/root"}, c.Env...)
+	args, env := c.Args, append([]string{"PATH=" + hostPath, "HOME=/root"}, c.Env...)
+	if seconds := c.host.clock.Load(); seconds != 0 {
+		args, env = wrongClock(seconds, args), append(env, roleVar+"=wrongClock")
+	}
 	fds := make([]int, len(theirs))
 	for i, f := range theirs {
 		fds[i] = int(f.Fd())
 	}
-	if err := c.host.request(execRequest{Args: c.Args, Env: env, Dir: c.Dir}, fds); err != nil {
+	if err := c.host.request(execRequest{Args: args, Env: env, Dir: c.Dir}, fds); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(c.Args, " "), err)
 	}
 	var reply execReply

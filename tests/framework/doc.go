@@ -6,7 +6,8 @@
 // again while its pods run on. The root is a directory on disk and survives Reboot; /run and /tmp do not. A Network
 // is a bridge in a network namespace of its own, which has no way out. Several hosts on one Network make a cluster: one
 // is Up, the others Join it. NewNAT puts a Network behind a router that lets nothing in. The cable of a host can be
-// unplugged, cut silently, made lossy or slow (Unplug, Blackhole, Loss, Delay), and its address can change.
+// unplugged, cut silently, made lossy or slow (Unplug, Blackhole, Loss, Delay), its address can change, and its clock be
+// wrong (SetClock).
 //
 // Everything ends with the program, however it ends: a host's pid 1 exits when the socket to the program closes, the
 // kernel then kills the host's processes and drops its mounts and links, and a janitor process removes cgroups and

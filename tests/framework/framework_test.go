@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(parentVar) != "" {
 		bootAndWait()
 	}
+	if os.Getenv(timeVar) != "" {
+		printTime()
+	}
 	Main(m)
 }
 

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -45,6 +46,7 @@ type Host struct {
 	ownNet  *Network // made for this host
 	mac     net.HardwareAddr
 	cable   cable
+	clock   atomic.Int64 // seconds that it is ahead
 
 	mu      sync.Mutex
 	edgebox *Cmd // the server or the agent

@@ -10,8 +10,8 @@ import (
 // roleVar is set in copies of the program that this package starts.
 const roleVar = "EDGEBOX_TEST_ROLE"
 
-// Reexec turns copies of the program into the init process of a host or into the janitor, and returns in the
-// program itself.
+// Reexec turns copies of the program into the init process of a host, the janitor and others that this package needs,
+// and returns in the program itself.
 func Reexec() {
 	switch role := os.Getenv(roleVar); role {
 	case "":
@@ -21,10 +21,24 @@ func Reexec() {
 		serveCommands()
 	case "janitor":
 		sweepAfterParent()
+	case "wrongClock":
+		exitWith(execWithClock())
+	case "launchTracer":
+		exitWith(launchTracer())
+	case "tracer":
+		exitWith(trace())
 	default:
 		fmt.Fprintf(os.Stderr, "%s=%s is no role of this program\n", roleVar, role)
 		os.Exit(1)
 	}
+}
+
+func exitWith(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // Main runs the tests of a package and exits. Tests mostly wait for the cluster, so more of them run in parallel than
