@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/edgebox/edgebox/pkg/admin"
 	"github.com/edgebox/edgebox/pkg/config"
 )
 
@@ -126,6 +127,15 @@ func (f *front) candidates(cmd *cli.Command, rest []string, current string) (fou
 				found = append(found, candidate{i.Name, size(i.Size)})
 			}
 		}
+	case "edgebox token delete":
+		var list []admin.Token
+		if localNode().get(context.Background(), "/v1/tokens", &list) == nil {
+			for _, t := range list {
+				if !t.Own {
+					found = append(found, candidate{t.ID, oneLine(t.Description)})
+				}
+			}
+		}
 	}
 	return found, false
 }
@@ -134,8 +144,11 @@ func (f *front) candidates(cmd *cli.Command, rest []string, current string) (fou
 func values(fl cli.Flag) (found []candidate, files bool) {
 	switch f := fl.(type) {
 	case *cli.StringFlag:
-		if f.Category == "FORMAT" {
+		switch f.Category {
+		case "FORMAT":
 			return []candidate{{value: "text"}, {value: "json"}}, false
+		case "USAGES":
+			return []candidate{{value: defaultUsages}, {value: defaultUsages + "," + admin.UsageRejoin}}, false
 		}
 		return nil, f.Category == "FILE"
 	case *optionFlag:

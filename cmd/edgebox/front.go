@@ -54,6 +54,7 @@ func (f *front) verbs() []*cli.Command {
 		f.agent(),
 		f.kubectl(),
 		f.images(),
+		f.token(),
 		f.status(),
 		f.check(),
 		f.kubeconfig(),

@@ -17,6 +17,9 @@ import (
 // errNotRunning says that no node listens on this machine.
 var errNotRunning = exitError{failed, "edgebox is not running on this machine"}
 
+// errNoSuchRoute says that the node has no such function.
+var errNoSuchRoute = exitError{failed, "the edgebox that runs on this machine is of another version, which does not know this command: restart it"}
+
 // node speaks to the edgebox that runs on this machine.
 type node struct{ http *http.Client }
 
@@ -75,6 +78,9 @@ func answerError(resp *http.Response) error {
 	}
 	if json.Unmarshal(text, &answer) == nil && answer.Message != "" {
 		return errors.New(answer.Message)
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		return errNoSuchRoute
 	}
 	return fmt.Errorf("edgebox answered %s", resp.Status)
 }

@@ -1,5 +1,5 @@
 // Package adminserver serves the HTTP API by which the commands of edgebox speak to the process that runs on this machine:
-// status and images. It listens on a unix socket that only root can open, and knows nothing of what it reports on.
+// status, images and tokens. It listens on a unix socket that only root can open, and knows nothing of what it reports on.
 package adminserver
 
 import (

@@ -68,6 +68,11 @@ func serve(t *testing.T, socket string, store *fakeStore) (*http.Client, func() 
 		return admin.Status{Node: "box", Ready: limited, Components: []component.Status{{Name: "dns", State: component.Ready}}}
 	})
 	ServeImages(s, store)
+	return run(t, s)
+}
+
+func run(t *testing.T, s *Server) (*http.Client, func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- s.Run(ctx, func() { close(ready) }) }()
@@ -77,7 +82,7 @@ func serve(t *testing.T, socket string, store *fakeStore) (*http.Client, func() 
 		t.Fatal(err)
 	}
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
+		return new(net.Dialer).DialContext(ctx, "unix", s.socket)
 	}}
 	return &http.Client{Transport: transport}, func() error {
 		cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,33 +15,31 @@ import (
 	"k8s.io/client-go/kubernetes"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
+	"github.com/edgebox/edgebox/pkg/admin"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/durable"
 	"github.com/edgebox/edgebox/pkg/pki"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
-// tokenLabel marks the Secrets of this component's tokens. Those that users make have none and are left alone.
-const tokenLabel = "edgebox.internal/join-token"
-
-// joinGroup is what a machine is that has shown the token, until it has a certificate of its own.
-const joinGroup = "system:bootstrappers:edgebox"
-
 // JoinToken keeps the token by which nodes join: in a file for the operator, and as a bootstrap token in the cluster. A
-// token that it has put there before ends when another takes its place.
+// token that it has put there before ends when another takes its place. It also manages the tokens that operators make
+// for less than that; see Tokens.
 type JoinToken struct {
 	kubeconfig string
 	chosen     string // by the user, <id>.<secret>; empty for a random one
 	file       string // of the whole token
 	certs      *pki.Store
+	client     kubernetes.Interface
+	now        func() time.Time
 
-	token  pki.Token
-	client kubernetes.Interface
+	mu    sync.Mutex // held while token, file and cluster may differ
+	token pki.Token
 }
 
 // NewJoinToken returns the component; the kubeconfig must be the administrator's.
 func NewJoinToken(kubeconfig, chosen, file string, certs *pki.Store) *JoinToken {
-	return &JoinToken{kubeconfig: kubeconfig, chosen: chosen, file: file, certs: certs}
+	return &JoinToken{kubeconfig: kubeconfig, chosen: chosen, file: file, certs: certs, now: time.Now}
 }
 
 // Name implements component.Component.
@@ -48,7 +47,7 @@ func (j *JoinToken) Name() string { return "join-token" }
 
 // Prepare settles what the token is: the user's, that of the last run, or a new one.
 func (j *JoinToken) Prepare(context.Context) (err error) {
-	ca, err := os.ReadFile(j.certs.CertFile(pki.ServerCA))
+	ca, err := j.ca()
 	if err != nil {
 		return err
 	}
@@ -65,6 +64,8 @@ func (j *JoinToken) Prepare(context.Context) (err error) {
 	j.client, err = upstream.Client(j.kubeconfig, j.Name())
 	return err
 }
+
+func (j *JoinToken) ca() ([]byte, error) { return os.ReadFile(j.certs.CertFile(pki.ServerCA)) }
 
 func (j *JoinToken) choose(ca []byte) (pki.Token, error) {
 	if j.chosen != "" {
@@ -100,28 +101,42 @@ func (j *JoinToken) Run(ctx context.Context, ready func()) error {
 
 // apply puts the token into the cluster first and then takes its predecessors away, so that one is always good.
 func (j *JoinToken) apply(ctx context.Context) error {
-	secrets := j.client.CoreV1().Secrets(metav1.NamespaceSystem)
-	name := bootstrapapi.BootstrapTokenSecretPrefix + j.token.ID
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.put(ctx, j.token); err != nil {
+		return err
+	}
+	return j.revokeOthers(ctx)
+}
+
+// ownToken is what there is to say of a server's own token.
+func ownToken(id string) admin.Token {
+	return admin.Token{ID: id, Own: true,
+		Usages: []string{admin.UsageSigning, admin.UsageAuthentication}, Description: "made by edgebox server; see its --token"}
+}
+
+// put makes a token one that is good for joining.
+func (j *JoinToken) put(ctx context.Context, token pki.Token) error {
+	name := secretName(token.ID)
 	secret := core.Secret(name, metav1.NamespaceSystem).
-		WithLabels(map[string]string{tokenLabel: "true"}).
+		WithLabels(map[string]string{ownLabel: "true"}).
 		WithType(bootstrapapi.SecretTypeBootstrapToken).
-		WithData(map[string][]byte{
-			bootstrapapi.BootstrapTokenIDKey:               []byte(j.token.ID),
-			bootstrapapi.BootstrapTokenSecretKey:           []byte(j.token.Secret),
-			bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"),
-			bootstrapapi.BootstrapTokenUsageSigningKey:     []byte("true"),
-			bootstrapapi.BootstrapTokenExtraGroupsKey:      []byte(joinGroup),
-			bootstrapapi.BootstrapTokenDescriptionKey:      []byte("made by edgebox server; see its --token"),
-		})
-	if _, err := secrets.Apply(ctx, secret, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
+		WithData(tokenSecret{token, ownToken(token.ID)}.data())
+	if _, err := j.client.CoreV1().Secrets(metav1.NamespaceSystem).Apply(ctx, secret, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 		return fmt.Errorf("apply Secret %s: %w", name, err)
 	}
-	ours, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: tokenLabel})
+	return nil
+}
+
+// revokeOthers takes away all tokens that were the server's own before this one.
+func (j *JoinToken) revokeOthers(ctx context.Context) error {
+	secrets := j.client.CoreV1().Secrets(metav1.NamespaceSystem)
+	ours, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: ownLabel})
 	if err != nil {
 		return fmt.Errorf("list join tokens: %w", err)
 	}
 	for _, s := range ours.Items {
-		if s.Name == name {
+		if s.Name == secretName(j.token.ID) {
 			continue
 		}
 		if err := secrets.Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
