@@ -44,7 +44,9 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(controlplane.NewScheduler(cfg, certs, !store.Alone()), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig, clusterInfo(cfg, certs), join.SettingsName)), component.After(api))
 	g.Add(component.Restart(approval.New(approvals(cfg, adminConfig))), component.After(api))
-	g.Add(component.Restart(bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)), component.After(api))
+	tokens := bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)
+	g.Add(component.Restart(tokens), component.After(api))
+	adminserver.ServeTokens(adm, tokens)
 	g.Add(component.Restart(bootstrap.NewSettings(adminConfig, join.SettingsName, func() (map[string]string, error) { return published(cfg, certs) })), component.After(api))
 	if !cfg.Disabled(config.DNS) && !cfg.Disabled(config.Flannel) { // the servers listen on flannel's bridge
 		g.Add(component.Restart(dns.NewService(dns.ServiceConfig{
