@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"pkg/component", "pkg/version", "pkg/durable", "pkg/socket", "pkg/upstream/workqueue"},
 	{"pkg/config", "pkg/pki", "pkg/payload", "pkg/upstream", "pkg/admin", "pkg/preflight/", "pkg/footprint/"},
 	{"pkg/datastore", "pkg/dns", "pkg/admin/adminserver", "pkg/agent/containerd", "pkg/agent/flannel", "pkg/agent/host",
-		"pkg/agent/kubelet", "pkg/agent/proxy", "pkg/server/approval", "pkg/server/bootstrap", "pkg/server/controlplane"},
+		"pkg/agent/kubelet", "pkg/agent/proxy", "pkg/server/approval", "pkg/server/bootstrap", "pkg/server/controlplane", "pkg/tunnel"},
 	{"pkg/agent"},
 	{"pkg/server"},
 	{"cmd/", "scripts/", "images/", "tests/"},
@@ -43,6 +43,7 @@ var heavy = []struct {
 	{"github.com/k3s-io/kine/", []string{"pkg/datastore"}},
 	{"github.com/coredns/", []string{"pkg/dns"}},
 	{"github.com/flannel-io/", []string{"pkg/agent/flannel"}},
+	{"sigs.k8s.io/apiserver-network-proxy/", []string{"pkg/tunnel"}},
 	{"github.com/urfave/cli/", []string{"cmd/edgebox"}},
 }
 
