@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/pki"
+	"github.com/edgebox/edgebox/pkg/tunnel"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
@@ -77,6 +79,7 @@ func complete(ctx context.Context, cfg config.Config) (config.Config, error) {
 type member struct {
 	mu       sync.Mutex
 	balancer *balancer.Balancer
+	tunnel   *tunnel.Client
 }
 
 func (m *member) add(g *component.Graph, cfg config.Config, node *join.Node, settings map[string]string, adm *adminserver.Server) {
@@ -90,14 +93,16 @@ func (m *member) add(g *component.Graph, cfg config.Config, node *join.Node, set
 		Probe:    balancer.Probe(node.TLS),
 		Discover: balancer.Discover(func() (kubernetes.Interface, error) { return upstream.Client(paths.KubeletConfig(), "api-balancer") }),
 	})
-	m.mu.Lock()
-	m.balancer = bal
-	m.mu.Unlock()
 
 	AddAddresses(g, cfg)
 	api := g.Add(bal)
 	crt := g.Add(join.NewCertificates(node, cfg.NodeIP, bal.Now), component.After(api))
 	g.Add(join.NewSettings(node, settings), component.After(api))
+	tun := tunnel.NewClient(tunnel.ClientConfig{Servers: bal.Addresses, TLS: node.TLS})
+	g.Add(component.Restart(tun), component.After(crt))
+	m.mu.Lock()
+	m.balancer, m.tunnel = bal, tun
+	m.mu.Unlock()
 	images := Add(g, cfg, kubelet.Identity{
 		Kubeconfig:  paths.KubeletConfig(),
 		ClientCA:    certs.CertFile(pki.ClientCA),
@@ -110,14 +115,16 @@ func (m *member) add(g *component.Graph, cfg config.Config, node *join.Node, set
 // servers are those that the node knows; none before it has joined.
 func (m *member) servers() []admin.APIServer {
 	m.mu.Lock()
-	bal := m.balancer
+	bal, tun := m.balancer, m.tunnel
 	m.mu.Unlock()
 	if bal == nil {
 		return nil
 	}
+	open := tun.Connected()
 	var out []admin.APIServer
 	for _, s := range bal.Servers() {
-		out = append(out, admin.APIServer{Address: s.Address, InUse: s.InUse, Connections: s.Connections, Error: s.Error})
+		out = append(out, admin.APIServer{Address: s.Address, InUse: s.InUse, Connections: s.Connections,
+			Tunnel: slices.Contains(open, s.Address), Error: s.Error})
 	}
 	return out
 }

@@ -54,6 +54,7 @@ var fixedArguments = map[string]map[string]string{
 		"requestheader-extra-headers-prefix": frontProxy,
 		"requestheader-group-headers":        frontProxy,
 		"requestheader-username-headers":     frontProxy,
+		"egress-selector-config-file":        "cannot be set: the API server reaches nodes through edgebox, which knows those that cannot be dialled",
 		"service-account-signing-key-file":   "cannot be set: put a key of your own into server/pki of the data dir",
 		"service-account-signing-endpoint":   "cannot be set: edgebox has the key that signs",
 	},

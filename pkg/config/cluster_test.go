@@ -68,7 +68,20 @@ func TestAgent(t *testing.T) {
 	if c.ServerAddress() != "[2001:db8::1]:6443" || c.LocalAPI() != "127.0.0.1:6444" {
 		t.Errorf("server at %s, API at %s", c.ServerAddress(), c.LocalAPI())
 	}
-	if _, _, err := Load(Sources{Role: Server, Flags: map[string][]string{"server": {"https://box"}}}); err == nil {
-		t.Error("a server takes an agent's option")
+	for name, test := range map[string]struct {
+		flags map[string][]string
+		want  string
+	}{
+		"joins":          {map[string][]string{"server": {"https://box"}}, ""},
+		"begins":         {map[string][]string{"cluster-init": {"true"}}, ""},
+		"both":           {map[string][]string{"server": {"https://box"}, "cluster-init": {"true"}}, "cluster-init: contradicts server"},
+		"two databases":  {map[string][]string{"datastore-endpoint": {"postgres://db/kine"}, "cluster-init": {"true"}}, "cluster-init: contradicts datastore-endpoint"},
+		"two ways":       {map[string][]string{"datastore-endpoint": {"postgres://db/kine"}, "server": {"https://box"}}, "server: contradicts datastore-endpoint"},
+		"agent's option": {map[string][]string{"lb-server-port": {"1"}}, "is an option of the agent"},
+	} {
+		_, _, err := Load(Sources{Role: Server, Flags: test.flags})
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(strings.ReplaceAll(err.Error(), "--", ""), test.want)) {
+			t.Errorf("%s: the error is %v, want %q", name, err, test.want)
+		}
 	}
 }

@@ -38,8 +38,8 @@ type Config struct {
 	Disable        []string       `option:"disable" scope:"server" shared:"true" usage:"optional component to leave out"`
 
 	_            struct{} `group:"Joining"`
-	Server       string   `option:"server" scope:"agent" usage:"URL of a server of the cluster to join, such as https://192.168.1.10:6443"`
-	Token        string   `option:"token" fallback:"generated on a server" usage:"secret by which nodes join: on a server its second part, ID.SECRET; on an agent what edgebox token create prints" secret:"true"`
+	Server       string   `option:"server" usage:"URL of a server of the cluster to join, such as https://192.168.1.10:6443; a server joins as one more server"`
+	Token        string   `option:"token" fallback:"generated on the first server" usage:"secret by which nodes join: on an agent what edgebox token create prints, on one more server what edgebox token server prints; on the first server its second part, ID.SECRET, may be chosen" secret:"true"`
 	TokenFile    string   `option:"token-file" usage:"file that holds the token"`
 	BalancerPort int      `option:"lb-server-port" scope:"agent" usage:"port on the loopback address by which this node reaches the API of whichever server answers"`
 
@@ -54,6 +54,7 @@ type Config struct {
 	DatastoreCAFile     string     `option:"datastore-cafile" scope:"server" usage:"file of the CA that the certificate of that database must be from"`
 	DatastoreCertFile   string     `option:"datastore-certfile" scope:"server" usage:"file of the certificate that edgebox shows to that database"`
 	DatastoreKeyFile    string     `option:"datastore-keyfile" scope:"server" usage:"file of its key"`
+	ClusterInit         bool       `option:"cluster-init" scope:"server" usage:"keep the cluster's objects in etcd on the servers themselves, so that others can join as servers with --server"`
 	DisableAgent        bool       `option:"disable-agent" scope:"server" usage:"run the control plane alone, without a kubelet"`
 
 	_            struct{}     `group:"Node"`

@@ -15,12 +15,14 @@ func (p Paths) run(elem ...string) string { return filepath.Join(append([]string
 
 // Of the node as a whole.
 
-func (p Paths) Lock() string        { return p.data("lock") }            // held while edgebox runs
-func (p Paths) Bin() string         { return p.data("bin") }             // unpacked payloads, one folder per content hash
-func (p Paths) Helpers() string     { return p.data("bin", "current") }  // the payload in use: runc, shim, CNI plugins, nft
-func (p Paths) Token() string       { return p.data("server", "token") } // join token
-func (p Paths) AdminSocket() string { return p.run("edgebox.sock") }     // HTTP API of `edgebox status`, `images` …
-func (p Paths) PKI() string         { return p.data("server", "pki") }   // CAs and the leaves of the control plane
+func (p Paths) Lock() string           { return p.data("lock") }                   // held while edgebox runs
+func (p Paths) Bin() string            { return p.data("bin") }                    // unpacked payloads, one folder per content hash
+func (p Paths) Helpers() string        { return p.data("bin", "current") }         // the payload in use: runc, shim, CNI plugins, nft
+func (p Paths) Token() string          { return p.data("server", "token") }        // join token
+func (p Paths) ServerToken() string    { return p.data("server", "server-token") } // by which others become servers
+func (p Paths) ServerSettings() string { return p.data("server", "cluster.json") } // of the cluster that this server has joined
+func (p Paths) AdminSocket() string    { return p.run("edgebox.sock") }            // HTTP API of `edgebox status`, `images` …
+func (p Paths) PKI() string            { return p.data("server", "pki") }          // CAs and the leaves of the control plane
 
 // Kubeconfig is that of a control plane component, named after its certificate, or of the administrator.
 func (p Paths) Kubeconfig(leaf string) string {
@@ -59,8 +61,10 @@ func (p Paths) ContainerdConfig() string  { return p.data("agent", "containerd.t
 func (p Paths) ContainerdDropIns() string { return "/etc/edgebox/containerd.d" }
 func (p Paths) RegistryHosts() string     { return p.data("agent", "registry") }      // hosts.toml of each registry
 func (p Paths) StaticPods() string        { return p.data("agent", "pod-manifests") } // run by the kubelet, also without an API server
-func (p Paths) ProxyConfig() string       { return p.run("kube-proxy.yaml") }         // the effective configuration
-func (p Paths) SchedulerConfig() string   { return p.run("kube-scheduler.yaml") }     // the user's, if any, with edgebox's identity
+func (p Paths) EgressSocket() string      { return p.run("egress.sock") }             // by which the API server reaches nodes and pods
+func (p Paths) EgressConfig() string      { return p.run("egress.yaml") }
+func (p Paths) ProxyConfig() string       { return p.run("kube-proxy.yaml") }     // the effective configuration
+func (p Paths) SchedulerConfig() string   { return p.run("kube-scheduler.yaml") } // the user's, if any, with edgebox's identity
 
 // Version holds the version of the edgebox that last used the data dir. The node writes it, once it has the lock.
 func (p Paths) Version() string { return p.data("version") }

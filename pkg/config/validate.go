@@ -124,6 +124,21 @@ func (v *validator) server(c Config) {
 			v.bad("advertise-address", "%s must be of the IP family of the first service-cidr %s", a, c.ServiceCIDR[0])
 		}
 	}
+	v.serverURL(c)
+	for _, conflict := range []struct {
+		option string
+		given  bool
+		with   string
+		set    bool
+	}{
+		{"cluster-init", c.ClusterInit, "server", c.Server != ""},
+		{"cluster-init", c.ClusterInit, "datastore-endpoint", c.DatastoreEndpoint != ""},
+		{"server", c.Server != "", "datastore-endpoint", c.DatastoreEndpoint != ""},
+	} {
+		if conflict.given && conflict.set {
+			v.bad(conflict.option, "contradicts %s: a server begins a cluster, joins one, or finds it in a database", conflict.with)
+		}
+	}
 	for _, san := range c.TLSSAN {
 		if _, err := netip.ParseAddr(san); err != nil {
 			v.check("tls-san", san, func(s string) error { return dnsName(strings.TrimPrefix(s, "*.")) })
@@ -175,13 +190,21 @@ func (v *validator) datastore(c Config) {
 // datastoreSchemes begin the endpoints that pkg/datastore can use.
 var datastoreSchemes = []string{"postgres", "postgresql", "mysql", "nats", "http", "https"}
 
+func (v *validator) serverURL(c Config) {
+	if c.Server == "" {
+		return
+	}
+	if _, err := serverAddress(c.Server); err != nil {
+		v.bad("server", "%q %v", c.Server, err)
+	}
+}
+
 // joining is for agents.
 func (v *validator) joining(c Config) {
 	if c.Server == "" {
 		v.bad("server", "is not given: an agent needs the URL of a server, such as https://192.168.1.10:6443")
-	} else if _, err := serverAddress(c.Server); err != nil {
-		v.bad("server", "%q %v", c.Server, err)
 	}
+	v.serverURL(c)
 	if c.BalancerPort < 1 || c.BalancerPort > 65535 {
 		v.bad("lb-server-port", "%d is out of range (1-65535)", c.BalancerPort)
 	}

@@ -102,3 +102,6 @@ func (t ServerToken) cipher() (cipher.AEAD, error) {
 	}
 	return cipher.NewGCMWithRandomNonce(block)
 }
+
+// ServersGroup is what a machine is that has shown a ServerToken, until it is a server.
+const ServersGroup = "system:bootstrappers:edgebox:servers"

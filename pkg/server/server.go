@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"io/fs"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -25,6 +26,8 @@ import (
 	"github.com/edgebox/edgebox/pkg/server/approval"
 	"github.com/edgebox/edgebox/pkg/server/bootstrap"
 	"github.com/edgebox/edgebox/pkg/server/controlplane"
+	"github.com/edgebox/edgebox/pkg/server/peers"
+	"github.com/edgebox/edgebox/pkg/tunnel"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
@@ -39,10 +42,21 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	agent.AddAddresses(g, cfg)
 	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg) }, nil))
 	db := g.Add(store, component.After(crt))
-	api := g.Add(controlplane.NewAPIServer(cfg, certs, store), component.After(db), component.StopTimeout(4*time.Second))
-	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, !store.Alone()), component.After(api))
-	g.Add(controlplane.NewScheduler(cfg, certs, !store.Alone()), component.After(api))
-	boot := g.Add(component.Restart(bootstrap.New(adminConfig, clusterInfo(cfg, certs), join.SettingsName)), component.After(api))
+	var apiserver *controlplane.APIServer
+	tun := tunnel.NewServer(tunnel.ServerConfig{
+		Socket: cfg.Paths().EgressSocket(),
+		Node:   callingNode,
+		Route:  func(host string) tunnel.Route { return route(apiserver.Nodes(), host) },
+	})
+	apiserver = controlplane.NewAPIServer(cfg, certs, store, controlplane.Egress{
+		Socket: cfg.Paths().EgressSocket(), Handlers: map[string]http.Handler{tunnel.Path: tun.AgentHandler()}})
+	egress := g.Add(tun)
+	api := g.Add(apiserver, component.After(db, egress), component.StopTimeout(4*time.Second))
+	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, func() bool { return !store.Alone() }), component.After(api))
+	g.Add(controlplane.NewScheduler(cfg, certs, func() bool { return !store.Alone() }), component.After(api))
+	boot := g.Add(component.Restart(bootstrap.New(adminConfig, clusterInfo(cfg, certs), bootstrap.Names{
+		Settings: join.SettingsName, Tunnel: tunnel.Path, Secrets: peers.Path,
+	})), component.After(api))
 	g.Add(component.Restart(approval.New(approvals(cfg, adminConfig))), component.After(api))
 	tokens := bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)
 	g.Add(component.Restart(tokens), component.After(api))

@@ -29,6 +29,7 @@ var overrides = map[string]map[string]override{
 		"api-audiences":                   adds,
 		"authorization-mode":              adds,
 		"enable-admission-plugins":        adds,
+		"enable-aggregator-routing":       replaces,
 		"kubelet-preferred-address-types": replaces,
 		"profiling":                       replaces,
 		"service-account-issuer":          replaces,

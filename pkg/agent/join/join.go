@@ -146,13 +146,7 @@ func (n *Node) attempt(ctx context.Context, token pki.Token) (map[string]string,
 	if err != nil {
 		return nil, err
 	}
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host:            "https://" + n.cfg.Server,
-		TLSClientConfig: rest.TLSClientConfig{CAData: ca, ServerName: serverName},
-		BearerToken:     token.Bootstrap(),
-		UserAgent:       "edgebox/join",
-		Timeout:         callTimeout,
-	})
+	client, err := n.bearer(ca, token)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +162,38 @@ func (n *Node) attempt(ctx context.Context, token pki.Token) (map[string]string,
 		return nil, err
 	}
 	return state.Settings, n.writeState(state)
+}
+
+// Fetch returns what a path of the API gives to a holder of the token, once the server is known to be of the token's
+// cluster. Like Join it tries until ctx ends, or until only the user can help. It is for machines that become servers.
+func (n *Node) Fetch(ctx context.Context, token pki.Token, path string) (body []byte, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		ca, err := n.discover(ctx, token)
+		if err != nil {
+			return err
+		}
+		client, err := n.bearer(ca, token)
+		if err != nil {
+			return err
+		}
+		body, err = client.Discovery().RESTClient().Get().AbsPath(path).DoRaw(ctx)
+		if apierrors.IsNotFound(err) {
+			return never("%s takes no further servers: its objects are in a database of its own; a cluster of several servers begins with edgebox server --cluster-init, or shares a --datastore-endpoint", n.cfg.Server)
+		}
+		return n.explain(ctx, err)
+	})
+	return body, err
+}
+
+// bearer is a client that shows the token to a server of the CA.
+func (n *Node) bearer(ca []byte, token pki.Token) (*kubernetes.Clientset, error) {
+	return kubernetes.NewForConfig(&rest.Config{
+		Host:            "https://" + n.cfg.Server,
+		TLSClientConfig: rest.TLSClientConfig{CAData: ca, ServerName: serverName},
+		BearerToken:     token.Bootstrap(),
+		UserAgent:       "edgebox/join",
+		Timeout:         callTimeout,
+	})
 }
 
 const callTimeout = 10 * time.Second
@@ -215,6 +241,8 @@ func (n *Node) discover(ctx context.Context, token pki.Token) (ca []byte, err er
 func (n *Node) explain(ctx context.Context, err error) error {
 	var invalid x509.CertificateInvalidError
 	switch {
+	case err == nil:
+		return nil
 	case apierrors.IsUnauthorized(err):
 		return never("the server does not know the token: it has expired, was deleted, or is not for joining; make another one with `edgebox token create` on a server")
 	case apierrors.IsForbidden(err):

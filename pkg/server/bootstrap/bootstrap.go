@@ -22,14 +22,20 @@ const fieldManager = "edgebox"
 type Bootstrap struct {
 	kubeconfig string
 	info       ClusterInfo
-	settings   string
+	names      Names
 	client     kubernetes.Interface
 }
 
-// New returns the component; the kubeconfig must be the administrator's. Settings names the ConfigMap in kube-system by
-// which nodes learn what they have to share.
-func New(kubeconfig string, info ClusterInfo, settings string) *Bootstrap {
-	return &Bootstrap{kubeconfig: kubeconfig, info: info, settings: settings}
+// Names are of what others serve, and machines need permission for.
+type Names struct {
+	Settings string // ConfigMap in kube-system by which nodes learn what they have to share
+	Tunnel   string // path of the API where nodes ask for a tunnel
+	Secrets  string // path of the API that gives machines what servers share
+}
+
+// New returns the component; the kubeconfig must be the administrator's.
+func New(kubeconfig string, info ClusterInfo, names Names) *Bootstrap {
+	return &Bootstrap{kubeconfig: kubeconfig, info: info, names: names}
 }
 
 // Name implements component.Component.
@@ -54,7 +60,7 @@ func (b *Bootstrap) Run(ctx context.Context, ready func()) error {
 func (b *Bootstrap) apply(ctx context.Context) error {
 	opts := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
 	rules := b.client.RbacV1()
-	for _, r := range clusterRoles() {
+	for _, r := range clusterRoles(b.names) {
 		if _, err := rules.ClusterRoles().Apply(ctx, r, opts); err != nil {
 			return fmt.Errorf("apply ClusterRole %s: %w", *r.Name, err)
 		}
@@ -64,7 +70,7 @@ func (b *Bootstrap) apply(ctx context.Context) error {
 			return fmt.Errorf("apply ClusterRoleBinding %s: %w", *r.Name, err)
 		}
 	}
-	for _, r := range roles(b.settings) {
+	for _, r := range roles(b.names.Settings) {
 		if _, err := rules.Roles(*r.Namespace).Apply(ctx, r, opts); err != nil {
 			return fmt.Errorf("apply Role %s: %w", *r.Name, err)
 		}

@@ -15,11 +15,12 @@ const (
 	clusterInfoRole   = "edgebox:cluster-info"
 	readSettingsRole  = "edgebox:cluster-settings"
 	watchSettingsRole = "edgebox:cluster-settings-watch"
+	serverJoinerRole  = "edgebox:server-joiner"
 )
 
 // clusterRoles adds to what the Node authorizer allows: the reads of flannel and DNS, which run with the node's identity.
 // That nodes may ask for certificates is in the Node authorizer.
-func clusterRoles() []*rbac.ClusterRoleApplyConfiguration {
+func clusterRoles(names Names) []*rbac.ClusterRoleApplyConfiguration {
 	read := []string{"get", "list", "watch"}
 	return []*rbac.ClusterRoleApplyConfiguration{
 		rbac.ClusterRole("edgebox:node").WithRules(
@@ -27,6 +28,10 @@ func clusterRoles() []*rbac.ClusterRoleApplyConfiguration {
 			rbac.PolicyRule().WithAPIGroups("discovery.k8s.io").WithResources("endpointslices").WithVerbs(read...),
 			rbac.PolicyRule().WithAPIGroups("networking.k8s.io").WithResources("servicecidrs").WithVerbs(read...),
 			rbac.PolicyRule().WithAPIGroups("").WithResources("nodes/status").WithVerbs("patch"),
+			rbac.PolicyRule().WithNonResourceURLs(names.Tunnel).WithVerbs("get"),
+		),
+		rbac.ClusterRole(serverJoinerRole).WithRules(
+			rbac.PolicyRule().WithNonResourceURLs(names.Secrets).WithVerbs("get"),
 		),
 	}
 }
@@ -39,6 +44,7 @@ func clusterRoleBindings() []*rbac.ClusterRoleBindingApplyConfiguration {
 		bind("edgebox:node", "edgebox:node", user.NodesGroup),
 		bind("edgebox:node-proxier", "system:node-proxier", user.NodesGroup),
 		bind("edgebox:node-bootstrapper", "system:node-bootstrapper", pki.JoinGroup),
+		bind(serverJoinerRole, serverJoinerRole, pki.ServersGroup),
 		bind("edgebox:kubelet-api-admin", "system:kubelet-api-admin", pki.KubeletAPIGroup),
 	}
 }

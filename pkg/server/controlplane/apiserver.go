@@ -3,18 +3,24 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 
 	"github.com/edgebox/edgebox/pkg/config"
+	"github.com/edgebox/edgebox/pkg/durable"
 	"github.com/edgebox/edgebox/pkg/pki"
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
@@ -33,18 +39,36 @@ type Store interface {
 	Client(endpoint string) *clientv3.Client
 }
 
+// Egress is how the API server reaches what is in the cluster: kubelets, pods and Services.
+type Egress struct {
+	Socket string // takes HTTP CONNECT
+	// Handlers are served beside the API, by path, to those whom RBAC lets through: nodes that cannot be dialled call in
+	// there.
+	Handlers map[string]http.Handler
+}
+
 // APIServer runs kube-apiserver.
 type APIServer struct {
-	cfg   config.Config
-	certs *pki.Store
-	store Store
-	opts  options.CompletedOptions
-	probe *prober
+	cfg    config.Config
+	certs  *pki.Store
+	store  Store
+	egress Egress
+	opts   options.CompletedOptions
+	probe  *prober
+	nodes  atomic.Pointer[corelisters.NodeLister]
 }
 
 // NewAPIServer returns the API server of this configuration, on that store.
-func NewAPIServer(cfg config.Config, certs *pki.Store, store Store) *APIServer {
-	return &APIServer{cfg: cfg, certs: certs, store: store}
+func NewAPIServer(cfg config.Config, certs *pki.Store, store Store, egress Egress) *APIServer {
+	return &APIServer{cfg: cfg, certs: certs, store: store, egress: egress}
+}
+
+// Nodes lists the cluster's nodes from the API server's own cache; nil before it is filled.
+func (a *APIServer) Nodes() corelisters.NodeLister {
+	if nodes := a.nodes.Load(); nodes != nil {
+		return *nodes
+	}
+	return nil
 }
 
 // Name implements component.Component.
@@ -71,13 +95,16 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 		"allow-privileged":            "true",
 		"profiling":                   "false",
 
-		"client-ca-file":                     certs.SigningCertFile(pki.ClientCA),
-		"tls-cert-file":                      certs.CertFile(pki.APIServer),
-		"tls-private-key-file":               certs.KeyFile(pki.APIServer),
-		"kubelet-certificate-authority":      certs.CertFile(pki.ServerCA),
-		"kubelet-client-certificate":         certs.CertFile(pki.APIServerKubelet),
-		"kubelet-client-key":                 certs.KeyFile(pki.APIServerKubelet),
-		"kubelet-preferred-address-types":    "InternalIP,ExternalIP,Hostname",
+		"client-ca-file":                certs.SigningCertFile(pki.ClientCA),
+		"tls-cert-file":                 certs.CertFile(pki.APIServer),
+		"tls-private-key-file":          certs.KeyFile(pki.APIServer),
+		"kubelet-certificate-authority": certs.CertFile(pki.ServerCA),
+		"kubelet-client-certificate":    certs.CertFile(pki.APIServerKubelet),
+		"kubelet-client-key":            certs.KeyFile(pki.APIServerKubelet),
+		// Names are unique where addresses behind different networks are not. Egress.Socket knows them.
+		"kubelet-preferred-address-types":    "Hostname,InternalIP,ExternalIP",
+		"egress-selector-config-file":        cfg.Paths().EgressConfig(),
+		"enable-aggregator-routing":          "true", // to pods themselves: behind which node a Service is, nobody can tell
 		"requestheader-client-ca-file":       certs.SigningCertFile(pki.FrontProxyCA),
 		"requestheader-allowed-names":        pki.FrontProxyUser,
 		"requestheader-extra-headers-prefix": "X-Remote-Extra-",
@@ -95,6 +122,9 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 			"coordination.k8s.io/leases#" + v, "/events#" + v, "/apiServerIPInfo#" + v, "/apiServerPeerIPInfo#" + v}, ",")
 	}
 
+	if err := writeEgressConfig(cfg.Paths().EgressConfig(), a.egress.Socket); err != nil {
+		return err
+	}
 	s := options.NewServerRunOptions()
 	if err := upstream.Parse("kube-apiserver", upstream.FlagSet("kube-apiserver", s.Flags().FlagSets), own, cfg.APIServerArg); err != nil {
 		return err
@@ -154,6 +184,11 @@ func (a *APIServer) serve(ctx context.Context) error {
 	if err := addHooks(server.GenericAPIServer); err != nil {
 		return err
 	}
+	for path, handler := range a.egress.Handlers {
+		server.GenericAPIServer.Handler.NonGoRestfulMux.Handle(path, handler)
+	}
+	nodes := conf.KubeAPIs.ControlPlane.VersionedInformers.Core().V1().Nodes().Lister()
+	a.nodes.Store(&nodes)
 	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout
 	prepared, err := server.PrepareRun()
 	if err != nil {
@@ -161,6 +196,21 @@ func (a *APIServer) serve(ctx context.Context) error {
 	}
 	generic.OpenAPIV3Config.Definitions = nil // have been made into the types of server-side apply, and are large
 	return prepared.Run(ctx)
+}
+
+// writeEgressConfig tells upstream, which wants a file, to reach the cluster through the socket.
+func writeEgressConfig(path, socket string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, fmt.Appendf(nil, `apiVersion: apiserver.k8s.io/v1beta1
+kind: EgressSelectorConfiguration
+egressSelections:
+- name: cluster
+  connection:
+    proxyProtocol: HTTPConnect
+    transport: {uds: {udsName: %q}}
+`, socket), 0o600)
 }
 
 // Check asks /readyz.

@@ -35,14 +35,15 @@ const anyController = names.ServiceAccountTokenController
 type ControllerManager struct {
 	cfg         config.Config
 	certs       *pki.Store
-	leaderElect bool
+	leaderElect func() bool
 	opts        *options.KubeControllerManagerOptions
 	probe       *prober
 	client      kubernetes.Interface
 }
 
-// NewControllerManager returns the controllers of this configuration; leaderElect is for several servers on one store.
-func NewControllerManager(cfg config.Config, certs *pki.Store, leaderElect bool) *ControllerManager {
+// NewControllerManager returns the controllers of this configuration. Run asks leaderElect whether there are several
+// servers, of which one has to be elected.
+func NewControllerManager(cfg config.Config, certs *pki.Store, leaderElect func() bool) *ControllerManager {
 	return &ControllerManager{cfg: cfg, certs: certs, leaderElect: leaderElect}
 }
 
@@ -73,7 +74,7 @@ func (c *ControllerManager) Prepare(context.Context) error {
 		"cluster-cidr":                     joinStrings(c.cfg.ClusterCIDR),
 		"service-cluster-ip-range":         joinStrings(c.cfg.ServiceCIDR),
 		"controllers":                      "*,tokencleaner,bootstrapsigner",
-		"leader-elect":                     strconv.FormatBool(c.leaderElect),
+		"leader-elect":                     "false", // until Run knows
 		"kube-api-qps":                     requestsPerSecond,
 		"kube-api-burst":                   requestsPerSecond,
 		"bind-address":                     "127.0.0.1",
@@ -116,6 +117,7 @@ func (c *ControllerManager) Prepare(context.Context) error {
 // Run starts the controllers. It is ready when they have all been built, here or on the server that was elected:
 // upstream adds their health checks then, and says that it is healthy long before.
 func (c *ControllerManager) Run(ctx context.Context, ready func()) error {
+	c.opts.Generic.LeaderElection.LeaderElect = c.leaderElect()
 	return runUntilReady(named(ctx, c.Name()), ready, func(ctx context.Context) error {
 		conf, err := c.opts.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 		if err != nil {
@@ -133,7 +135,7 @@ func (c *ControllerManager) Check(ctx context.Context) error {
 		return err
 	case strings.Contains(checks, anyController):
 		return nil
-	case c.leaderElect:
+	case c.leaderElect():
 		return c.electedElsewhere(ctx)
 	}
 	return errors.New("its controllers are being built")

@@ -51,7 +51,7 @@ func TestControllersAreReady(t *testing.T) {
 		"a lease that is given": {true, "[+]leaderElection ok\n", lease("", 0), "being built"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := NewControllerManager(cfg, certs, tt.elect)
+			c := NewControllerManager(cfg, certs, func() bool { return tt.elect })
 			if err := c.Prepare(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -71,9 +71,9 @@ func TestControllersAreReady(t *testing.T) {
 func TestRefusedArgumentsExist(t *testing.T) {
 	cfg, certs := newServer(t)
 	for component, prepare := range map[string]func(config.Config) error{
-		"kube-apiserver":          func(c config.Config) error { return NewAPIServer(c, certs, fakeStore{}).Prepare(t.Context()) },
-		"kube-controller-manager": func(c config.Config) error { return NewControllerManager(c, certs, false).Prepare(t.Context()) },
-		"kube-scheduler":          func(c config.Config) error { return NewScheduler(c, certs, false).Prepare(t.Context()) },
+		"kube-apiserver":          func(c config.Config) error { return NewAPIServer(c, certs, fakeStore{}, Egress{}).Prepare(t.Context()) },
+		"kube-controller-manager": func(c config.Config) error { return NewControllerManager(c, certs, alone).Prepare(t.Context()) },
+		"kube-scheduler":          func(c config.Config) error { return NewScheduler(c, certs, alone).Prepare(t.Context()) },
 	} {
 		cfg := cfg
 		var args []string

@@ -60,7 +60,7 @@ func holds(t *testing.T, facts map[string]bool) {
 // TestPrepare prepares all three in one process, as a boot does: they share feature gates and registries.
 func TestPrepare(t *testing.T) {
 	cfg, certs := newServer(t)
-	api := NewAPIServer(cfg, certs, fakeStore{"unix:///run/volatile.sock"})
+	api := NewAPIServer(cfg, certs, fakeStore{"unix:///run/volatile.sock"}, Egress{Socket: "/run/egress.sock"})
 	if err := api.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestPrepare(t *testing.T) {
 		"tokens name the cluster as their maker": slices.Equal(o.Authentication.ServiceAccounts.Issuers, []string{"https://kubernetes.default.svc.cluster.local"}),
 	})
 
-	kcm := NewControllerManager(cfg, certs, false)
+	kcm := NewControllerManager(cfg, certs, alone)
 	if err := kcm.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -99,13 +99,12 @@ func TestPrepare(t *testing.T) {
 		"pods get the server CA":                c.SAController.RootCAFile == certs.CertFile(pki.ServerCA),
 	})
 
-	sched := NewScheduler(cfg, certs, true)
+	sched := NewScheduler(cfg, certs, alone)
 	if err := sched.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, map[string]bool{
 		"it listens on this host alone":     sched.opts.SecureServing.BindAddress.IsLoopback() && sched.probe.url == "https://127.0.0.1:10259/readyz",
-		"among several one is elected":      sched.opts.Flags.FlagSet("leader election").Lookup("leader-elect").Value.String() == "true",
 		"it has the scheduler's own rights": sched.opts.Authentication.RemoteKubeConfigFile == cfg.Paths().Kubeconfig(pki.Scheduler),
 	})
 }
@@ -128,9 +127,9 @@ func TestBadArguments(t *testing.T) {
 		cfg := cfg
 		cfg.APIServerArg, cfg.ControllerManagerArg, cfg.SchedulerArg = []string{arg}, []string{arg}, []string{arg}
 		c := map[string]interface{ Prepare(context.Context) error }{
-			"kube-apiserver":          NewAPIServer(cfg, certs, fakeStore{}),
-			"kube-controller-manager": NewControllerManager(cfg, certs, false),
-			"kube-scheduler":          NewScheduler(cfg, certs, false),
+			"kube-apiserver":          NewAPIServer(cfg, certs, fakeStore{}, Egress{}),
+			"kube-controller-manager": NewControllerManager(cfg, certs, alone),
+			"kube-scheduler":          NewScheduler(cfg, certs, alone),
 		}[name]
 		if err := c.Prepare(t.Context()); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s %s: the error is %v, want %q", name, arg, err, want)
@@ -141,7 +140,7 @@ func TestBadArguments(t *testing.T) {
 func TestHealthURLFollowsArguments(t *testing.T) {
 	cfg, certs := newServer(t)
 	cfg.ControllerManagerArg = []string{"secure-port=11257", "bind-address=0.0.0.0"}
-	c := NewControllerManager(cfg, certs, false)
+	c := NewControllerManager(cfg, certs, alone)
 	if err := c.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -253,3 +252,6 @@ func TestRunUntilReady(t *testing.T) {
 		synctest.Wait() // its probe ends too
 	})
 }
+
+// alone is a server without others.
+func alone() bool { return false }

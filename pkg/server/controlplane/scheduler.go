@@ -34,13 +34,14 @@ type Scheduler struct {
 	cfg         config.Config
 	paths       config.Paths
 	certs       *pki.Store
-	leaderElect bool
+	leaderElect func() bool
 	opts        *options.Options
 	probe       *prober
 }
 
-// NewScheduler returns the scheduler of this configuration; leaderElect is for several servers on one store.
-func NewScheduler(cfg config.Config, certs *pki.Store, leaderElect bool) *Scheduler {
+// NewScheduler returns the scheduler of this configuration. Run asks leaderElect whether there are several servers, of
+// which one has to be elected.
+func NewScheduler(cfg config.Config, certs *pki.Store, leaderElect func() bool) *Scheduler {
 	return &Scheduler{cfg: cfg, paths: cfg.Paths(), certs: certs, leaderElect: leaderElect}
 }
 
@@ -55,7 +56,7 @@ func (s *Scheduler) Prepare(context.Context) error {
 		"kubeconfig":                kubeconfig,
 		"authentication-kubeconfig": kubeconfig,
 		"authorization-kubeconfig":  kubeconfig,
-		"leader-elect":              strconv.FormatBool(s.leaderElect),
+		"leader-elect":              "false", // until Run knows
 		"kube-api-qps":              requestsPerSecond,
 		"kube-api-burst":            requestsPerSecond,
 		"bind-address":              "127.0.0.1",
@@ -125,6 +126,7 @@ func adoptConfig(file, path, kubeconfig string) (string, error) {
 // Run schedules pods.
 func (s *Scheduler) Run(ctx context.Context, ready func()) error {
 	return runUntilReady(named(ctx, s.Name()), ready, func(ctx context.Context) error {
+		s.opts.LeaderElection.LeaderElect = s.leaderElect()
 		conf, sched, err := app.Setup(ctx, s.opts)
 		if err != nil {
 			return err

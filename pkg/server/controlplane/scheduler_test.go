@@ -32,7 +32,7 @@ func TestSchedulerConfigFile(t *testing.T) {
 			if tt.err != "" {
 				cfg, certs := newServer(t)
 				cfg.SchedulerArg = []string{"config=" + file}
-				s := NewScheduler(cfg, certs, false)
+				s := NewScheduler(cfg, certs, alone)
 				s.paths.Run = filepath.Join(t.TempDir(), "run")
 				err := s.Prepare(t.Context())
 				if err == nil || !strings.HasPrefix(err.Error(), "kube-scheduler-arg: config: ") || !strings.Contains(err.Error(), tt.err) {
