@@ -97,7 +97,7 @@ func run() error {
 			return s
 		})
 	} else {
-		server.Add(&g, cfg, status)
+		server.AddJoining(&g, cfg, status)
 	}
 	go report.show(ctx)
 	go func() {

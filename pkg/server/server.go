@@ -3,17 +3,17 @@
 package server
 
 import (
-	"context"
 	"io/fs"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/edgebox/edgebox/pkg/admin"
 	"github.com/edgebox/edgebox/pkg/admin/adminserver"
 	"github.com/edgebox/edgebox/pkg/agent"
 	"github.com/edgebox/edgebox/pkg/agent/join"
@@ -31,35 +31,48 @@ import (
 	"github.com/edgebox/edgebox/pkg/upstream"
 )
 
-// Add puts the components of a server into the graph; status is what its admin API reports.
-func Add(g *component.Graph, cfg config.Config, status func(context.Context) admin.Status) {
+// Add puts the components of a server that is one of its cluster into the graph.
+func Add(g *component.Graph, cfg config.Config, adm *adminserver.Server) {
 	certs := pki.New(cfg.Paths().PKI())
 	store := datastore.New(cfg)
-	adm := adminserver.New(cfg.Paths().AdminSocket(), status)
 	adminConfig := cfg.Paths().Kubeconfig(pki.Admin)
 
-	g.Add(adm)
 	agent.AddAddresses(g, cfg)
 	crt := g.Add(pki.NewRenewer(certs, func() pki.Spec { return identities(cfg) }, nil))
 	db := g.Add(store, component.After(crt))
+	handlers, leaderElect := map[string]http.Handler{}, func() bool { return false }
+	serverToken := bootstrap.NewServerToken(adminConfig, cfg.Paths().ServerToken(), certs)
+	if !store.Alone() {
+		others := peers.New(peers.Config{
+			Name:    cfg.NodeName,
+			Connect: func() (*clientv3.Client, error) { return datastore.Connect(store) },
+			Token:   serverToken.Token,
+			Secrets: func() (peers.Secrets, error) { return shared(cfg, certs) },
+		})
+		db = g.Add(others, component.After(db))
+		handlers[peers.Path], leaderElect = others, others.Several
+	}
 	var apiserver *controlplane.APIServer
 	tun := tunnel.NewServer(tunnel.ServerConfig{
 		Socket: cfg.Paths().EgressSocket(),
 		Node:   callingNode,
 		Route:  func(host string) tunnel.Route { return route(apiserver.Nodes(), host) },
 	})
-	apiserver = controlplane.NewAPIServer(cfg, certs, store, controlplane.Egress{
-		Socket: cfg.Paths().EgressSocket(), Handlers: map[string]http.Handler{tunnel.Path: tun.AgentHandler()}})
+	handlers[tunnel.Path] = tun.AgentHandler()
+	apiserver = controlplane.NewAPIServer(cfg, certs, store, controlplane.Egress{Socket: cfg.Paths().EgressSocket(), Handlers: handlers})
 	egress := g.Add(tun)
 	api := g.Add(apiserver, component.After(db, egress), component.StopTimeout(4*time.Second))
-	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, func() bool { return !store.Alone() }), component.After(api))
-	g.Add(controlplane.NewScheduler(cfg, certs, func() bool { return !store.Alone() }), component.After(api))
+	kcm := g.Add(controlplane.NewControllerManager(cfg, certs, leaderElect), component.After(api))
+	g.Add(controlplane.NewScheduler(cfg, certs, leaderElect), component.After(api))
 	boot := g.Add(component.Restart(bootstrap.New(adminConfig, clusterInfo(cfg, certs), bootstrap.Names{
 		Settings: join.SettingsName, Tunnel: tunnel.Path, Secrets: peers.Path,
 	})), component.After(api))
 	g.Add(component.Restart(approval.New(approvals(cfg, adminConfig))), component.After(api))
-	tokens := bootstrap.NewJoinToken(adminConfig, cfg.Token, cfg.Paths().Token(), certs)
+	tokens := bootstrap.NewJoinToken(adminConfig, chosenToken(cfg), cfg.Paths().Token(), certs)
 	g.Add(component.Restart(tokens), component.After(api))
+	if !store.Alone() {
+		g.Add(component.Restart(serverToken), component.After(api))
+	}
 	adminserver.ServeTokens(adm, tokens)
 	g.Add(component.Restart(bootstrap.NewSettings(adminConfig, join.SettingsName, func() (map[string]string, error) { return published(cfg, certs) })), component.After(api))
 	if !cfg.Disabled(config.DNS) && !cfg.Disabled(config.Flannel) { // the servers listen on flannel's bridge
@@ -82,6 +95,27 @@ func Add(g *component.Graph, cfg config.Config, status func(context.Context) adm
 	g.Add(component.Restart(approval.NewSelf(cfg.NodeName,
 		func() (pki.Machine, error) { return pki.LoadMachine("/", cfg.Paths().MachineSeed()) },
 		func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "machine-record") })), component.After(api))
+}
+
+// chosenToken is the join token that the user has chosen. That by which a server joins is another one.
+func chosenToken(cfg config.Config) string {
+	if pki.IsServerToken(cfg.Token) {
+		return ""
+	}
+	return cfg.Token
+}
+
+// shared is what all servers of the cluster have in common.
+func shared(cfg config.Config, certs *pki.Store) (peers.Secrets, error) {
+	s := peers.Secrets{Files: map[string][]byte{}, Settings: cfg.ClusterSettings(), Etcd: cfg.DatastoreEndpoint == ""}
+	for _, name := range pki.SharedFiles() {
+		content, err := os.ReadFile(filepath.Join(cfg.Paths().PKI(), filepath.FromSlash(name)))
+		if err != nil {
+			return s, err
+		}
+		s.Files[name] = content
+	}
+	return s, nil
 }
 
 // clusterInfo is what anybody may know.

@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -12,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/edgebox/edgebox/pkg/admin"
+	"github.com/edgebox/edgebox/pkg/admin/adminserver"
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -51,7 +50,7 @@ func TestGraph(t *testing.T) {
 		{"--datastore-endpoint", func(c *config.Config) { c.DatastoreEndpoint = "postgres://kine:secret@db/kine" }},
 	} {
 		var g component.Graph
-		Add(&g, newConfig(t, tt.change), func(context.Context) admin.Status { return admin.Status{} })
+		Add(&g, newConfig(t, tt.change), adminserver.New("/none", nil))
 		fmt.Fprintf(&out, "# %s\n", tt.name)
 		for _, s := range g.Status(t.Context()) {
 			fmt.Fprintln(&out, strings.TrimSpace(s.Name+": "+strings.Join(s.WaitingFor, ", ")))
