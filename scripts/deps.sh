@@ -8,7 +8,7 @@ packages="
 	libseccomp-dev
 	libnftables-dev libnftables1 libnftnl-dev libmnl0 libjansson-dev libgmp-dev
 	busybox-static zstd jq curl iproute2 procps shellcheck
-	postgresql"
+	postgresql mariadb-server-core mariadb-client-core"
 
 for arch in "$@"; do
 	case $arch in

@@ -317,7 +317,9 @@ func TestRedact(t *testing.T) {
 		"postgres://kine:secret@db.lan:5432/kine?sslmode=disable":  "postgres://kine:xxxxx@db.lan:5432/kine",
 		"postgres://db.lan/kine?user=kine&password=secret":         "postgres://db.lan/kine",
 		"postgres://kine:secret%zz@db.lan/kine":                    "postgres://…",
-		"mysql://kine:secret@tcp(db.lan:3306)/kine":                "mysql://…",
+		"mysql://kine:secret@tcp(db.lan:3306)/kine?tls=true":       "mysql://kine:xxxxx@tcp(db.lan:3306)/kine",
+		"mysql://kine:secret@tcp(db.lan":                           "mysql://kine:xxxxx@tcp(db.lan",
+		"nats://kine:secret@a.lan,nats://kine:secret@b.lan":        "nats://kine:xxxxx@a.lan,nats://kine:xxxxx@b.lan",
 		"kine:secret@tcp(db.lan:3306)/kine":                        "…",
 		"nats://kine:secret@nats.lan?bucket=kine&password=secret2": "nats://kine:xxxxx@nats.lan",
 	} {
@@ -334,6 +336,8 @@ func TestScrub(t *testing.T) {
 		"postgres://db.lan/kine?user=kine&password=sec-ret":  "tried sec-ret",
 		"mysql://kine:sec-r@t@tcp(db.lan:3306)/kine?a=b":     "tried sec-r@t",
 		"nats://kine:sec-ret@nats.lan?bucket=b&password=ret": "tried sec-ret and ret",
+		"nats://a:sec-one@a.lan,nats://b:ret-two@b.lan":      "tried sec-one and ret-two",
+		"nats://sec-ret@nats.lan":                            "tried sec-ret",
 	} {
 		if got := scrub(text, dsn); strings.Contains(got, "sec") || strings.Contains(got, "ret") || !strings.Contains(got, "xxxxx") {
 			t.Errorf("%s: %s", dsn, got)

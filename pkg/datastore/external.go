@@ -2,6 +2,7 @@ package datastore
 
 import (
 	"context"
+	cryptotls "crypto/tls"
 	"fmt"
 	"strings"
 	"sync"
@@ -15,7 +16,7 @@ import (
 )
 
 // probeTimeout is how long one attempt to use an etcd cluster may take.
-const probeTimeout = 5 * time.Second
+const probeTimeout = 3 * time.Second
 
 // isEtcd reports whether an endpoint is etcd itself, which kine has nothing to do with.
 func isEtcd(endpoint string) bool {
@@ -29,7 +30,8 @@ type External struct {
 	tls  tls.Config
 
 	mu     sync.Mutex
-	client *clientv3.Client // while it runs
+	client *clientv3.Client
+	conf   *cryptotls.Config
 }
 
 // Name implements component.Component.
@@ -64,12 +66,13 @@ func (e *External) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer c.Close()
-	e.set(c)
-	defer e.set(nil)
+	e.mu.Lock()
+	e.client, e.conf = c, conf
+	e.mu.Unlock()
 	if err := component.Poll(ctx, "etcd at "+e.Endpoint(), retryEvery, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		attempt, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
-		return roundTrip(ctx, c)
+		return explain(ctx, e.urls, conf, roundTrip(attempt, c))
 	}); err == nil {
 		ready()
 	}
@@ -77,24 +80,13 @@ func (e *External) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-func (e *External) set(c *clientv3.Client) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.client = c
-}
-
 // Check reads from the cluster.
 func (e *External) Check(ctx context.Context) error {
 	e.mu.Lock()
-	c := e.client
+	c, conf := e.client, e.conf
 	e.mu.Unlock()
-	if c == nil {
-		return nil // it is stopping
-	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	attempt, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if _, err := c.Get(ctx, probeKey); err != nil {
-		return fmt.Errorf("read from etcd at %s: %w", e.Endpoint(), err)
-	}
-	return nil
+	_, err := c.Get(attempt, probeKey)
+	return explain(ctx, e.urls, conf, err)
 }

@@ -188,29 +188,28 @@ func (s *store) openError(err error) error {
 
 // redact names a data source without the password in it.
 func redact(dsn string) string {
+	scheme, rest, ok := strings.Cut(dsn, "://")
+	if one, more, list := strings.Cut(dsn, ","); list && scheme == "nats" {
+		return redact(one) + "," + redact(more)
+	}
 	if u, err := url.Parse(dsn); err == nil && u.Opaque == "" {
 		u.RawQuery = ""
 		return u.Redacted()
 	}
-	if scheme, _, ok := strings.Cut(dsn, "://"); ok {
+	if c, err := mysql.ParseDSN(rest); err == nil && scheme == "mysql" {
+		return fmt.Sprintf("mysql://%s:xxxxx@%s(%s)/%s", c.User, c.Net, c.Addr, c.DBName)
+	}
+	if ok {
 		return scheme + "://…"
 	}
 	return "…"
 }
 
-// scrub takes the password of a data source out of a text.
+// scrub takes the passwords of a data source out of a text.
 func scrub(text, dsn string) string {
-	_, rest, _ := strings.Cut(dsn, "://")
-	base, query, _ := strings.Cut(rest, "?")
-	var secrets []string
-	if i := strings.LastIndex(base, "@"); i >= 0 {
-		_, password, _ := strings.Cut(base[:i], ":")
-		secrets = append(secrets, password)
-	}
-	for _, param := range strings.Split(query, "&") {
-		if name, value, _ := strings.Cut(param, "="); strings.Contains(strings.ToLower(name), "pass") {
-			secrets = append(secrets, value)
-		}
+	secrets := passwords(dsn)
+	for _, one := range strings.Split(dsn, ",") { // NATS takes a list
+		secrets = append(secrets, passwords(one)...)
 	}
 	for _, secret := range secrets {
 		plain, _ := url.PathUnescape(secret)
@@ -221,4 +220,22 @@ func scrub(text, dsn string) string {
 		}
 	}
 	return text
+}
+
+func passwords(dsn string) (found []string) {
+	_, rest, _ := strings.Cut(dsn, "://")
+	base, query, _ := strings.Cut(rest, "?")
+	if i := strings.LastIndex(base, "@"); i >= 0 {
+		user, password, ok := strings.Cut(base[:i], ":")
+		if !ok && strings.HasPrefix(dsn, "nats://") {
+			password = user // NATS calls it a token
+		}
+		found = append(found, password)
+	}
+	for _, param := range strings.Split(query, "&") {
+		if name, value, _ := strings.Cut(param, "="); strings.Contains(strings.ToLower(name), "pass") {
+			found = append(found, value)
+		}
+	}
+	return found
 }

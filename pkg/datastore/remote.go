@@ -13,6 +13,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/k3s-io/kine/pkg/dialer"
 	"github.com/k3s-io/kine/pkg/drivers"
 	"github.com/k3s-io/kine/pkg/drivers/generic"
@@ -37,6 +38,7 @@ const (
 )
 
 func init() {
+	_ = mysql.SetLogger(&mysql.NopLogger{}) // it writes to standard error what it returns as well
 	dialer.CachingDialer.Control = func(network, _ string, c syscall.RawConn) error {
 		if !strings.HasPrefix(network, "tcp") {
 			return nil
@@ -53,7 +55,7 @@ func init() {
 func openRemote(backend server.Backend, wg *sync.WaitGroup, name string, cfg drivers.Config) (server.Backend, error) {
 	made, ok := backend.(*logstructured.LogStructured)
 	if !ok {
-		return backend, nil // NATS, which is no SQL
+		return natsBackend{backend}, nil
 	}
 	dialect, err := dialectOf(made)
 	if err != nil {
@@ -240,4 +242,33 @@ func (l *remoteLog) After(ctx context.Context, key, end string, revision, limit 
 		return server.EventBatch{}, fmt.Errorf("read the changes after revision %d: the connection broke", revision)
 	}
 	return batch, err
+}
+
+// natsBackend is kine's backend for NATS. When its connection was broken, it tells watches all events from the first on
+// again; kine ends the process when a watch is about to pass on an old one.
+type natsBackend struct{ server.Backend }
+
+// Watch implements server.Backend.
+func (b natsBackend) Watch(ctx context.Context, revision int64) server.WatchResult {
+	watch := b.Backend.Watch(ctx, revision)
+	told := watch.Eventc
+	events := make(chan server.EventBatch, cap(told))
+	watch.Eventc = events
+	go func() {
+		defer close(events)
+		newest := int64(-1)
+		for batch := range told {
+			if batch.CurrentRev <= newest {
+				continue
+			}
+			batch = batch.After(newest)
+			newest = batch.CurrentRev
+			select {
+			case events <- batch:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return watch
 }

@@ -20,7 +20,7 @@ import (
 
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/pki"
-	"github.com/edgebox/edgebox/tests/e2e/datastore/postgres"
+	"github.com/edgebox/edgebox/tests/e2e/datastore/databases"
 )
 
 // startRemote runs a datastore on a database elsewhere until the test or stop ends it.
@@ -34,10 +34,41 @@ func startRemote(t testing.TB, endpoint string) (d *Datastore, stop func()) {
 	return d, run(t, d)
 }
 
-// TestPostgres does to a database server what the API server does, and what happens to database servers.
+// TestPostgres and TestMariaDB do to a database server what the API server does, and what happens to database servers.
 func TestPostgres(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
-	d, _ := startRemote(t, db.DSN("kine", ""))
+	db := databases.Postgres(t, databases.Options{})
+	testServer(t, db, databases.PostgresDSN(db.Address(), ""), `
+		CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full' USING ERRCODE = '53100'; END $$;
+		CREATE TRIGGER full_disk BEFORE INSERT ON kine FOR EACH ROW EXECUTE FUNCTION full_disk()`,
+		`DROP TRIGGER full_disk ON kine`)
+}
+
+func TestMariaDB(t *testing.T) {
+	db := databases.MariaDB(t, databases.Options{})
+	testServer(t, db, databases.MariaDBDSN(db.Address()),
+		`CREATE TRIGGER full_disk BEFORE INSERT ON kine FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'disk full'`,
+		`DROP TRIGGER full_disk`)
+}
+
+// TestNATS has what a server without SQL can fail with.
+func TestNATS(t *testing.T) {
+	nats := databases.NATS(t, databases.Options{})
+	d, _ := startRemote(t, databases.NATSDSN(nats.Address()))
+	w := newLoad(t, d, "killed")
+	w.until(200)
+	nats.Kill()
+	w.untilRefused()
+	nats.Start()
+	w.until(200)
+	w.check()
+	if err := d.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// testServer gets the statements after which the server takes no rows, and takes them again.
+func testServer(t *testing.T, db *databases.Server, dsn, fill, empty string) {
+	d, _ := startRemote(t, dsn)
 	if d.Alone() || d.VolatileEndpoint() != "" {
 		t.Error("a server with a database elsewhere may have others beside it")
 	}
@@ -46,8 +77,7 @@ func TestPostgres(t *testing.T) {
 
 	t.Run("a write that failed is not acknowledged", func(t *testing.T) {
 		rev := create(t, c, "/registry/pods/old", "1")
-		db.Exec("kine", `CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full' USING ERRCODE = '53100'; END $$;
-			CREATE TRIGGER full_disk BEFORE INSERT ON kine FOR EACH ROW EXECUTE FUNCTION full_disk()`)
+		db.Exec("kine", fill)
 		for name, txn := range map[string]clientv3.Txn{
 			"create": c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision("/registry/pods/new"), "=", 0)).
 				Then(clientv3.OpPut("/registry/pods/new", "1")),
@@ -60,7 +90,7 @@ func TestPostgres(t *testing.T) {
 				t.Errorf("%s: %v, %v", name, res, err)
 			}
 		}
-		db.Exec("kine", `DROP TRIGGER full_disk ON kine; DROP FUNCTION full_disk`)
+		db.Exec("kine", empty)
 		if get(t, c, "/registry/pods/new") != "" || get(t, c, "/registry/pods/old") != "1" {
 			t.Error("a write that failed was carried out")
 		}
@@ -95,12 +125,15 @@ func TestPostgres(t *testing.T) {
 			w.until(200)
 			end()
 			w.untilRefused()
-			if err := d.Check(t.Context()); err == nil || strings.Contains(err.Error(), postgres.Password) {
+			if err := d.Check(t.Context()); err == nil || strings.Contains(err.Error(), databases.Password) {
 				t.Errorf("Check with the database away: %v", err)
 			}
 			db.Start()
 			w.until(200)
 			w.check()
+			if w.watches > 1 { // the one that the test has ended
+				t.Errorf("%d watches ended", w.watches)
+			}
 			if err := d.Check(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -117,6 +150,7 @@ type load struct {
 	mu      sync.Mutex
 	acked   map[string]bool
 	refused int
+	watches int // that have ended
 	seen    map[string]bool
 	watched chan struct{} // closed when the watch has ended
 }
@@ -126,17 +160,23 @@ func newLoad(t testing.TB, d *Datastore, name string) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	c := d.Client(d.Endpoint())
-	events := c.Watch(ctx, w.prefix, clientv3.WithPrefix())
 	go func() {
 		defer close(w.watched)
-		for res := range events {
-			if err := res.Err(); err != nil && ctx.Err() == nil {
-				t.Error("the watch ended: ", err)
+		next := int64(0)
+		for ctx.Err() == nil {
+			for res := range c.Watch(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(next)) {
+				w.mu.Lock()
+				for _, e := range res.Events {
+					if e.Kv.ModRevision < next {
+						t.Errorf("the watch told of revision %d after %d", e.Kv.ModRevision, next-1)
+					}
+					w.seen[string(e.Kv.Key)] = true
+					next = e.Kv.ModRevision + 1
+				}
+				w.mu.Unlock()
 			}
 			w.mu.Lock()
-			for _, e := range res.Events {
-				w.seen[string(e.Kv.Key)] = true
-			}
+			w.watches++ // as the API server does, which starts over then
 			w.mu.Unlock()
 		}
 	}()
@@ -158,6 +198,7 @@ func newLoad(t testing.TB, d *Datastore, name string) *load {
 	w.stop = sync.OnceFunc(func() {
 		cancel()
 		wg.Wait()
+		<-w.watched
 		c.Close()
 	})
 	t.Cleanup(w.stop)
@@ -220,9 +261,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // TestTwoServers has one server see what the other writes.
 func TestTwoServers(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
-	a, _ := startRemote(t, db.DSN("kine", ""))
-	b, _ := startRemote(t, db.DSN("kine", ""))
+	db := databases.Postgres(t, databases.Options{})
+	a, _ := startRemote(t, databases.PostgresDSN(db.Address(), ""))
+	b, _ := startRemote(t, databases.PostgresDSN(db.Address(), ""))
 	events := dial(t, b.Endpoint()).Watch(t.Context(), "/registry/pods/", clientv3.WithPrefix())
 	create(t, dial(t, a.Endpoint()), "/registry/pods/a", "pod")
 	if res := <-events; len(res.Events) != 1 || string(res.Events[0].Kv.Value) != "pod" {
@@ -232,9 +273,9 @@ func TestTwoServers(t *testing.T) {
 
 // TestCutShort reads through a connection that breaks in the middle of the answer.
 func TestCutShort(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
+	db := databases.Postgres(t, databases.Options{})
 	proxy := newCutter(t, db.Address())
-	d, _ := startRemote(t, postgres.DSN(proxy.address, "kine", "sslmode=disable"))
+	d, _ := startRemote(t, databases.PostgresDSN(proxy.address, "sslmode=disable"))
 	c := d.Client(d.Endpoint())
 	defer c.Close()
 	const objects = 300
@@ -347,10 +388,10 @@ func (p *cutter) serve(client net.Conn, to string) {
 
 // TestComesLate starts before its database server, which has no database for it yet.
 func TestComesLate(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
+	db := databases.Postgres(t, databases.Options{})
 	db.Stop()
 	d := newDatastore(newPaths(t))
-	d.endpoint = db.DSN("new", "")
+	d.endpoint = databases.PostgresDSN(db.Address(), "")
 	var g component.Graph
 	g.Add(d)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -376,7 +417,7 @@ func waitsFor(t *testing.T, g *component.Graph, why string) {
 	t.Helper()
 	eventually(t, "the reason "+why, func() bool {
 		s := g.Status(t.Context())[0]
-		if strings.Contains(fmt.Sprint(s), postgres.Password) {
+		if strings.Contains(fmt.Sprint(s), databases.Password) {
 			t.Fatalf("the password is in the status: %v", s)
 		}
 		return s.State == component.Starting && strings.Contains(fmt.Sprint(s.WaitingFor), why)
@@ -392,9 +433,9 @@ func TestUnreachable(t *testing.T) {
 	l.Close()
 	at := l.Addr().String()
 	for endpoint, why := range map[string]string{
-		"postgres://kine:" + postgres.Password + "@" + at + "/kine":   "connection refused",
-		"mysql://kine:" + postgres.Password + "@tcp(" + at + ")/kine": "connection refused",
-		"nats://kine:" + postgres.Password + "@" + at:                 "no servers available",
+		"postgres://kine:" + databases.Password + "@" + at + "/kine":   "connection refused",
+		"mysql://kine:" + databases.Password + "@tcp(" + at + ")/kine": "connection refused",
+		"nats://kine:" + databases.Password + "@" + at:                 "no servers available",
 	} {
 		d := newDatastore(newPaths(t))
 		d.endpoint = endpoint
@@ -413,8 +454,8 @@ func TestUnreachable(t *testing.T) {
 
 // TestRefused has a database that says no, which waiting does not change.
 func TestRefused(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
-	wrong := strings.Replace(db.DSN("kine", ""), postgres.Password, "wrong-Pa55", 1)
+	db := databases.Postgres(t, databases.Options{})
+	wrong := strings.Replace(databases.PostgresDSN(db.Address(), ""), databases.Password, "wrong-Pa55", 1)
 	d := newDatastore(newPaths(t))
 	d.endpoint = wrong
 	err := d.Run(t.Context(), func() { t.Error("is ready") })
@@ -445,44 +486,49 @@ func readFile(t testing.TB, path string) string {
 	return string(text)
 }
 
-// TestPostgresTLS has a server that takes connections with TLS alone, from those who have a certificate.
-func TestPostgresTLS(t *testing.T) {
+// TestTLS has servers that take connections with TLS alone, from those who have a certificate.
+func TestTLS(t *testing.T) {
 	ca, srv, client := certificates(t)
 	foreign, _, _ := certificates(t)
-	db := postgres.New(t, postgres.Options{CA: readFile(t, ca.CAFile), Cert: readFile(t, srv.CertFile), Key: readFile(t, srv.KeyFile)})
-	for name, with := range map[string]struct {
-		files tls.Config
-		err   string // "" if it works
-	}{
-		"certificate":    {client, ""},
-		"no certificate": {ca, "SQLSTATE 28000"},
-		"foreign CA":     {tls.Config{CAFile: foreign.CAFile, CertFile: client.CertFile, KeyFile: client.KeyFile}, "certificate signed by unknown authority"},
+	opts := databases.Options{CA: readFile(t, ca.CAFile), Cert: readFile(t, srv.CertFile), Key: readFile(t, srv.KeyFile)}
+	postgres, mariaDB, nats := databases.Postgres(t, opts), databases.MariaDB(t, opts), databases.NATS(t, opts)
+	for dsn, refusal := range map[string]string{
+		databases.PostgresDSN(postgres.Address(), ""): "SQLSTATE 28000",
+		databases.MariaDBDSN(mariaDB.Address()):       "Access denied",
+		databases.NATSDSN(nats.Address()):             "tls: ",
 	} {
-		d := newDatastore(newPaths(t))
-		d.endpoint, d.tls = db.DSN("kine", ""), with.files
-		if err := d.Prepare(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if with.err == "" {
-			run(t, d)
-			create(t, dial(t, d.Endpoint()), "/registry/pods/a", "pod")
-			if n := db.Exec("kine", "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND client_addr IS NOT NULL"); n == "0" {
-				t.Error("no connection is encrypted")
+		for name, with := range map[string]struct {
+			files tls.Config
+			err   string // "" if it works
+		}{
+			"certificate":    {client, ""},
+			"no certificate": {ca, refusal},
+			"foreign CA":     {tls.Config{CAFile: foreign.CAFile, CertFile: client.CertFile, KeyFile: client.KeyFile}, "certificate signed by unknown authority"},
+		} {
+			d := newDatastore(newPaths(t))
+			d.endpoint, d.tls = dsn, with.files
+			if err := d.Prepare(t.Context()); err != nil {
+				t.Fatal(err)
 			}
-			continue
-		}
-		err := d.Run(t.Context(), func() { t.Errorf("%s: is ready", name) })
-		if err == nil || !strings.Contains(err.Error(), with.err) || strings.Contains(err.Error(), postgres.Password) {
-			t.Errorf("%s: %v", name, err)
+			if with.err == "" {
+				stop := run(t, d)
+				create(t, dial(t, d.Endpoint()), "/registry/pods/a", "pod")
+				stop()
+				continue
+			}
+			err := d.Run(t.Context(), func() { t.Errorf("%s: %s: is ready", redact(dsn), name) })
+			if err == nil || !strings.Contains(err.Error(), with.err) || strings.Contains(err.Error(), databases.Password) {
+				t.Errorf("%s: %s: %v", redact(dsn), name, err)
+			}
 		}
 	}
 }
 
 // TestDialect fails when kine keeps its dialect elsewhere, or makes something that the code does not know.
 func TestDialect(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
+	db := databases.Postgres(t, databases.Options{})
 	d := newDatastore(newPaths(t))
-	s := &store{endpoint: db.DSN("kine", ""), listen: d.listen, socket: d.paths.DatastoreSocket()}
+	s := &store{endpoint: databases.PostgresDSN(db.Address(), ""), listen: d.listen, socket: d.paths.DatastoreSocket()}
 	backend, err := s.openBackend(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -494,8 +540,8 @@ func TestDialect(t *testing.T) {
 
 // TestQuiet has the log say once that the database is away, and once that it is back.
 func TestQuiet(t *testing.T) {
-	db := postgres.New(t, postgres.Options{})
-	d, _ := startRemote(t, db.DSN("kine", ""))
+	db := databases.Postgres(t, databases.Options{})
+	d, _ := startRemote(t, databases.PostgresDSN(db.Address(), ""))
 	var lines lineCounter
 	logrus.AddHook(&lines)
 	db.Kill()
