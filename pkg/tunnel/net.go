@@ -14,9 +14,6 @@ type bufferedConn struct {
 
 func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// closeWriter is a connection of which one direction can be ended.
-type closeWriter interface{ CloseWrite() error }
-
 // listener gives gRPC the one connection that it serves.
 type listener struct {
 	conn   chan net.Conn // has it
