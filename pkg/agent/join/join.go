@@ -13,8 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"time"
 
@@ -214,7 +214,7 @@ func (n *Node) discover(ctx context.Context, token pki.Token) (ca []byte, err er
 	var record tls.RecordHeaderError
 	switch {
 	case err == nil:
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return nil, never("%s does not speak TLS: is the port right? The API of a server is on port 6443, unless its --https-listen-port says otherwise", n.cfg.Server)
 	case apierrors.IsNotFound(err) && apierrors.ReasonForError(err) == metav1.StatusReasonNotFound, apierrors.IsForbidden(err):
 		return nil, fmt.Errorf("the server is not ready for nodes yet: %w", err)
@@ -250,11 +250,8 @@ func (n *Node) explain(ctx context.Context, err error) error {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return n.clockError(ctx, err)
 	}
-	if inner := errors.Unwrap(err); inner != nil {
-		var dial *net.OpError
-		if errors.As(err, &dial) {
-			return fmt.Errorf("reach %s: %w", n.cfg.Server, dial)
-		}
+	if call := (*url.Error)(nil); errors.As(err, &call) { // without the path
+		return fmt.Errorf("reach %s: %w", n.cfg.Server, call.Err)
 	}
 	return err
 }
