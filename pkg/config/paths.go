@@ -40,6 +40,7 @@ func (p Paths) MachineSeed() string { return p.data("machine-seed") }          /
 
 func (p Paths) DB() string              { return p.data("server", "db", "state.db") } // everything but leases and events
 func (p Paths) VolatileDB() string      { return p.run("db", "volatile.db") }         // leases and events: ADR 0003
+func (p Paths) Etcd() string            { return p.data("server", "db", "etcd") }     // of a member of an etcd cluster
 func (p Paths) DatastoreSocket() string { return p.run("kine.sock") }
 func (p Paths) VolatileSocket() string  { return p.run("kine-volatile.sock") }
 
