@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -443,8 +444,14 @@ func TestDecisions(t *testing.T) {
 			}
 			client := fake.NewClientset(append(tc.cluster, csr)...)
 			a := newApprover(client)
-			if err := a.handle(t.Context(), csr.Name); err != nil {
+			unbound, err := a.handle(t.Context(), csr.Name)
+			if err != nil {
 				t.Fatal(err)
+			}
+			node := strings.TrimPrefix(tc.form.x.Subject.CommonName, "system:node:")
+			exists := slices.ContainsFunc(tc.cluster, func(o runtime.Object) bool { n, ok := o.(*corev1.Node); return ok && n.Name == node })
+			if look := unbound != ""; look != (tc.want == approved && !exists) || look && unbound != node {
+				t.Errorf("looks for node %q later", unbound)
 			}
 			what, message := outcome(t, client, csr.Name)
 			if what != tc.want {
@@ -462,7 +469,7 @@ func TestDecisions(t *testing.T) {
 			if tc.want == approved && tc.form.requester() == joiner && tc.record == "" {
 				want = mine.ID()
 			}
-			if got := recordOf(t, client, strings.TrimPrefix(tc.form.x.Subject.CommonName, "system:node:")); got != want {
+			if got := recordOf(t, client, node); got != want {
 				t.Errorf("the record is %s, want %s", got, want)
 			}
 		})
@@ -483,13 +490,13 @@ func TestDecidesOnce(t *testing.T) {
 	a := newApprover(client)
 	names := []string{"join-m", "serve-n", "renew-n", "gone"}
 	for _, name := range names {
-		if err := a.handle(t.Context(), name); err != nil {
+		if _, err := a.handle(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 	}
 	client.ClearActions()
 	for _, name := range names {
-		if err := a.handle(t.Context(), name); err != nil {
+		if _, err := a.handle(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -507,7 +514,7 @@ func TestRecordIsKeptAsItWas(t *testing.T) {
 		s.Labels, s.Annotations = map[string]string{"rack": "cellar"}, map[string]string{"a": "b"}
 	})
 	client := fake.NewClientset(testNode("n"), record, renewing(t, "n").object(t))
-	if err := newApprover(client).handle(t.Context(), "renew-n"); err != nil {
+	if _, err := newApprover(client).handle(t.Context(), "renew-n"); err != nil {
 		t.Fatal(err)
 	}
 	got, err := client.CoreV1().Secrets("kube-system").Get(t.Context(), "n.machine", metav1.GetOptions{})
@@ -526,7 +533,7 @@ func TestRecordIsKeptAsItWas(t *testing.T) {
 func TestForeignSecret(t *testing.T) {
 	mine := machine(t, 1)
 	client := fake.NewClientset(testRecord("n", mine, 0, func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }), joining(t, "n", mine, pki.RejoinGroup).object(t))
-	err := newApprover(client).handle(t.Context(), "join-n")
+	_, err := newApprover(client).handle(t.Context(), "join-n")
 	if err == nil || !strings.Contains(err.Error(), "n.machine is of type Opaque") {
 		t.Error(err)
 	}
@@ -608,7 +615,7 @@ func TestRace(t *testing.T) {
 					a := newApprover(hooked{client, func() { once.Do(func() { both.Done(); both.Wait() }) }})
 					tries := 0
 					for err := errors.New(""); err != nil; tries++ {
-						if err = a.handle(t.Context(), f.name); err != nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+						if _, err = a.handle(t.Context(), f.name); err != nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 							t.Error(err)
 							return
 						}
@@ -649,7 +656,7 @@ func TestOvertaken(t *testing.T) {
 			t.Error(err)
 		}
 	}})
-	if err := a.handle(t.Context(), f.name); err != nil {
+	if _, err := a.handle(t.Context(), f.name); err != nil {
 		t.Fatal(err)
 	}
 	if _, message := outcome(t, client, f.name); message != "by another server" {
@@ -673,7 +680,7 @@ func TestNoApprovalWithoutRecord(t *testing.T) {
 		a := newApprover(client)
 		errs := 0
 		for _, name := range []string{"join-n", "serve-m"} {
-			if a.handle(t.Context(), name) != nil {
+			if _, err := a.handle(t.Context(), name); err != nil {
 				errs++
 				down = false
 				if what, _ := outcome(t, client, name); what != left {
@@ -687,7 +694,7 @@ func TestNoApprovalWithoutRecord(t *testing.T) {
 		}
 		down = false
 		for _, name := range []string{"join-n", "serve-m"} {
-			if err := a.handle(t.Context(), name); err != nil {
+			if _, err := a.handle(t.Context(), name); err != nil {
 				t.Errorf("after %s failed: %v", failing, err)
 			}
 			if what, _ := outcome(t, client, name); what != approved {
@@ -708,7 +715,8 @@ func TestRun(t *testing.T) {
 			failures--
 			return failures >= 0, nil, errors.New("etcdserver: leader changed")
 		})
-		a := newApprover(nil)
+		a, start := newApprover(nil), time.Now()
+		a.now = func() time.Time { return today.Add(time.Since(start)) }
 		ctx, cancel := context.WithCancel(t.Context())
 		ready, ended := make(chan struct{}), make(chan error, 1)
 		a.cfg.Client = func() (kubernetes.Interface, error) { return client, nil }
@@ -726,6 +734,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("%s: %s %s", name, what, message)
 			}
 		}
+		time.Sleep(2 * time.Hour) // for which it looks for the nodes
 		client.ClearActions()
 		time.Sleep(24 * time.Hour)
 		for _, action := range client.Actions() {
@@ -738,6 +747,70 @@ func TestRun(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestBind: the record of a machine that has joined is bound to the Node when that comes, and goes if it does not come; so
+// also after a restart.
+func TestBind(t *testing.T) {
+	mine, other := machine(t, 1), machine(t, 2)
+	for name, tc := range map[string]struct {
+		objects []runtime.Object
+		after   time.Duration // that the Node comes; 0 for never
+		want    string        // two hours later
+	}{
+		"comes at once": {objects: []runtime.Object{joining(t, "n", mine).object(t)}, after: time.Second, want: mine.ID() + " Node/uid-n"},
+		"comes late":    {objects: []runtime.Object{joining(t, "n", mine).object(t)}, after: 50 * time.Minute, want: mine.ID() + " Node/uid-n"},
+		"never comes":   {objects: []runtime.Object{joining(t, "n", mine).object(t)}, want: "none"},
+		"asks for its serving certificate first": {objects: []runtime.Object{serving(t, "n").object(t), testRecord("n", mine, time.Minute)}, after: time.Minute,
+			want: mine.ID() + " Node/uid-n"},
+		"another takes the name": {objects: []runtime.Object{testRecord("n", other, 2*time.Hour, ownedBy("uid-former")), joining(t, "n", mine).object(t)}, after: time.Minute,
+			want: mine.ID() + " Node/uid-n"},
+		"restart, came meanwhile": {objects: []runtime.Object{testRecord("n", mine, 10*time.Hour), testNode("n")}, want: mine.ID() + " Node/uid-n"},
+		"restart, comes":          {objects: []runtime.Object{testRecord("n", mine, time.Minute)}, after: time.Minute, want: mine.ID() + " Node/uid-n"},
+		"restart, never comes":    {objects: []runtime.Object{testRecord("n", mine, time.Minute)}, want: "none"},
+		"restart, is late":        {objects: []runtime.Object{testRecord("n", mine, 10*time.Hour)}, want: "none"},
+		"of a server":             {objects: []runtime.Object{testRecord("n", mine, 10*time.Hour, ofServer)}, want: mine.ID() + " server"},
+		"bound":                   {objects: []runtime.Object{testRecord("n", mine, 10*time.Hour, ownedBy("uid-former"))}, want: mine.ID() + " Node/uid-former"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client := fake.NewClientset(tc.objects...)
+				a := newApprover(client)
+				start := time.Now()
+				a.now = func() time.Time { return today.Add(time.Since(start)) }
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- a.Run(ctx, func() {}) }()
+				if tc.after > 0 {
+					time.Sleep(tc.after)
+					if _, err := client.CoreV1().Nodes().Create(ctx, testNode("n"), metav1.CreateOptions{}); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(min(2*tc.after, bindMax) + bindMin) // no longer than it has waited until then
+					if got := recordOf(t, client, "n"); got != tc.want {
+						t.Errorf("soon the record is %s, want %s", got, tc.want)
+					}
+				}
+				time.Sleep(2 * time.Hour)
+				if got := recordOf(t, client, "n"); got != tc.want {
+					t.Errorf("the record is %s, want %s", got, tc.want)
+				}
+				looks := 0
+				for _, action := range client.Actions() {
+					if action.Matches("get", "nodes") {
+						looks++
+					}
+				}
+				if most := map[bool]int{true: 0, false: 30}[name == "of a server" || name == "bound"]; looks > most {
+					t.Errorf("it has looked %d times, want at most %d", looks, most)
+				}
+				cancel()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // TestRunEndsBeforeReady while the API does not answer.

@@ -26,6 +26,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/edgebox/edgebox/pkg/component"
 )
 
 // Config is what the decisions depend on.
@@ -36,11 +38,18 @@ type Config struct {
 	ClusterCIDRs  []netip.Prefix // of pods and of services: no node has an address in them
 }
 
-// Waits between attempts at a request while the API does not take the decision.
+// Waits between attempts while the API does not take a decision.
 const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 30 * time.Second
 )
+
+// task is what there is to do: a decision on the request of that name, or a look at whether the Node of that name is there
+// now, for its record.
+type task struct {
+	name string
+	bind bool
+}
 
 // Approver is the component.
 type Approver struct {
@@ -60,7 +69,7 @@ func (a *Approver) Run(ctx context.Context, ready func()) (err error) {
 	if a.client, err = a.cfg.Client(); err != nil {
 		return fmt.Errorf("kubernetes client: %w", err)
 	}
-	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryMin, retryMax))
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[task](retryMin, retryMax))
 	informer := informers.NewCertificateSigningRequestInformer(a.client, 0, cache.Indexers{})
 	reg, err := informer.AddEventHandler(cache.FilteringResourceEventHandler{
 		FilterFunc: func(o any) bool {
@@ -68,8 +77,8 @@ func (a *Approver) Run(ctx context.Context, ready func()) (err error) {
 			return ok && ours(csr)
 		},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { queue.Add(o.(*certificates.CertificateSigningRequest).Name) },
-			UpdateFunc: func(_, o any) { queue.Add(o.(*certificates.CertificateSigningRequest).Name) },
+			AddFunc:    func(o any) { queue.Add(task{name: o.(*certificates.CertificateSigningRequest).Name}) },
+			UpdateFunc: func(_, o any) { queue.Add(task{name: o.(*certificates.CertificateSigningRequest).Name}) },
 		},
 	})
 	if err != nil {
@@ -82,28 +91,52 @@ func (a *Approver) Run(ctx context.Context, ready func()) (err error) {
 	wg.Go(func() { informer.RunWithContext(runCtx) })
 	defer queue.ShutDown()
 	defer context.AfterFunc(ctx, queue.ShutDown)()
-	if !cache.WaitFor(ctx, "", reg.HasSyncedChecker()) {
+	var unbound []string
+	err = component.Poll(ctx, "the records of machines", time.Second, func(ctx context.Context) (err error) {
+		unbound, err = listUnbound(ctx, a.client)
+		return err
+	})
+	if err != nil || !cache.WaitFor(ctx, "", reg.HasSyncedChecker()) {
 		return nil
+	}
+	for _, name := range unbound {
+		queue.Add(task{name, true})
 	}
 	ready()
 	for {
-		name, end := queue.Get()
+		t, end := queue.Get()
 		if end {
 			return nil
 		}
 		// One after the other: a wave of joins is short, and nodes wait for the signature anyway.
-		err := a.handle(ctx, name)
+		bind, after, err := a.do(ctx, t)
 		switch {
 		case err == nil:
-			queue.Forget(name)
-		case ctx.Err() == nil:
-			if queue.NumRequeues(name) == 0 && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-				slog.Warn("certificate request cannot be decided yet, will be tried again", "request", name, "err", err)
+			queue.Forget(t)
+			if bind != "" {
+				queue.AddAfter(task{bind, true}, after)
 			}
-			queue.AddRateLimited(name)
+		case ctx.Err() == nil:
+			if queue.NumRequeues(t) == 0 && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+				slog.Warn("cannot decide on a certificate yet, trying again", "name", t.name, "err", err)
+			}
+			queue.AddRateLimited(t)
 		}
-		queue.Done(name)
+		queue.Done(t)
 	}
+}
+
+// do returns the node whose record is to be bound later, if there is one.
+func (a *Approver) do(ctx context.Context, t task) (bind string, after time.Duration, err error) {
+	if !t.bind {
+		bind, err = a.handle(ctx, t.name)
+		return bind, bindMin, err
+	}
+	after, err = a.bind(ctx, t.name)
+	if after > 0 {
+		bind = t.name
+	}
+	return bind, after, err
 }
 
 // ours tells whether a request may need a decision of this package.
@@ -126,39 +159,44 @@ func decided(csr *certificates.CertificateSigningRequest) bool {
 // What is known of the node is read before the request, and is written only if it has not changed since: of two machines
 // that ask for one new name at a time, here or on two servers, one gets it; and what a later request has put on record is
 // not undone for one that another server has decided on meanwhile.
-func (a *Approver) handle(ctx context.Context, name string) error {
+//
+// It returns the name of the node if that may have a record and does not exist yet.
+func (a *Approver) handle(ctx context.Context, name string) (unbound string, err error) {
 	requests := a.client.CertificatesV1().CertificateSigningRequests()
 	csr, err := requests.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return ignoreNotFound(err)
+		return "", ignoreNotFound(err)
 	}
 	if !ours(csr) {
-		return nil
+		return "", nil
 	}
 	asked, refused := parse(csr)
 	if asked.requester == stranger {
-		return nil
+		return "", nil
 	}
 	v := verdict{reason: reasonForm, message: refused}
 	if refused == "" {
 		known, err := lookUp(ctx, a.client, asked.node)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if csr, err = requests.Get(ctx, name, metav1.GetOptions{}); err != nil {
-			return ignoreNotFound(err)
+			return "", ignoreNotFound(err)
 		}
 		if decided(csr) {
-			return nil
+			return "", nil
 		}
 		if v, err = a.judge(ctx, asked, known); err != nil {
-			return err
+			return "", err
 		}
 		if err := v.record.write(ctx, a.client); err != nil {
-			return err
+			return "", err
+		}
+		if v.approved && known.node == nil {
+			unbound = asked.node
 		}
 	}
-	return ignoreNotFound(a.conclude(ctx, csr, asked, v))
+	return unbound, ignoreNotFound(a.conclude(ctx, csr, asked, v))
 }
 
 // conclude writes the verdict into the request.

@@ -3,7 +3,10 @@ package approval
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"math"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +28,12 @@ const (
 
 // claimTime is how long a name is kept for a machine that got a certificate and has not registered its Node yet.
 const claimTime = time.Hour
+
+// Waits between looks at whether the Node has come. In between they are as long as it has been waited for.
+const (
+	bindMin = 2 * time.Second
+	bindMax = 5 * time.Minute
+)
 
 // controlPlaneLabel is on the nodes of servers. A kubelet cannot set or remove it.
 const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
@@ -69,8 +78,16 @@ func (k known) machine(now time.Time) (id string, ok bool) {
 	if k.node != nil || k.secret.Labels[serverLabel] != "" {
 		return id, true
 	}
+	return id, k.age(now) < claimTime
+}
+
+// age is how long the machine has had the name, or has had it ahead by a clock that was set back.
+func (k known) age(now time.Time) time.Duration {
 	claimed, err := time.Parse(time.RFC3339, string(k.secret.Data[claimedKey]))
-	return id, err == nil && now.Sub(claimed).Abs() < claimTime // either way, for clocks that jump
+	if err != nil {
+		return math.MaxInt64
+	}
+	return now.Sub(claimed).Abs()
 }
 
 // held tells whether a machine has the name now.
@@ -143,4 +160,47 @@ func (r *record) write(ctx context.Context, client kubernetes.Interface) (err er
 		return fmt.Errorf("write Secret %s: %w", r.secret.Name, err)
 	}
 	return nil
+}
+
+// unbound tells whether a record waits for its Node. The server itself looks after its own.
+func unbound(s *corev1.Secret) bool {
+	return metav1.GetControllerOf(s) == nil && s.Labels[serverLabel] == ""
+}
+
+// listUnbound names the nodes whose records wait for them.
+func listUnbound(ctx context.Context, client kubernetes.Interface) (nodes []string, err error) {
+	secrets, err := client.CoreV1().Secrets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(recordType)})
+	if err != nil {
+		return nil, fmt.Errorf("list the records of machines: %w", err)
+	}
+	for _, s := range secrets.Items {
+		if name, ok := strings.CutSuffix(s.Name, recordSuffix); ok && s.Type == recordType && unbound(&s) {
+			nodes = append(nodes, name)
+		}
+	}
+	return nodes, nil
+}
+
+// bind makes the record end with the Node, if the kubelet has registered it; otherwise it returns when to look again. A
+// record of which no Node has come is removed.
+func (a *Approver) bind(ctx context.Context, node string) (again time.Duration, err error) {
+	k, err := lookUp(ctx, a.client, node)
+	if err != nil || k.secret == nil || !unbound(k.secret) {
+		return 0, err
+	}
+	now := a.now()
+	id, held := k.machine(now)
+	switch {
+	case k.node != nil:
+		return 0, k.record(id, false, now).write(ctx, a.client)
+	case held:
+		return min(max(k.age(now), bindMin), bindMax), nil
+	}
+	err = a.client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, k.secret.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &k.secret.UID, ResourceVersion: &k.secret.ResourceVersion}})
+	if err != nil {
+		return 0, ignoreNotFound(err)
+	}
+	slog.Info("a machine that was to be a node has not come; its name is free again", "node", node, "machine", short(id))
+	return 0, nil
 }
