@@ -29,10 +29,10 @@ func wantCut(t *testing.T, n *framework.Namespace, node string) {
 }
 
 // wantHealed waits until commands get through to the node again, and says how long that took.
-func wantHealed(t *testing.T, n *framework.Namespace, node string) {
+func wantHealed(t *testing.T, n *framework.Namespace, node string, within time.Duration) {
 	t.Helper()
 	began := time.Now()
-	framework.Eventually(t, soon, func() error { return try(t, n, node) })
+	framework.Eventually(t, within, func() error { return try(t, n, node) })
 	t.Logf("node %s could be reached after %s", node, time.Since(began).Round(10*time.Millisecond))
 }
 
@@ -64,47 +64,48 @@ func TestCutAndHeal(t *testing.T) {
 		}
 	}
 	for _, step := range []struct {
-		name string
-		cut  func(t *testing.T)
-		heal func(t *testing.T)
+		name   string
+		cut    func(t *testing.T)
+		heal   func(t *testing.T)
+		within time.Duration
 	}{
 		{"packets vanish until the node is given up", func(t *testing.T) {
 			do(t, h.Blackhole(true))
 			wantCut(t, n, node)
 			ready(n, node, "Unknown")
-		}, func(t *testing.T) { do(t, h.Blackhole(false)) }},
+		}, func(t *testing.T) { do(t, h.Blackhole(false)) }, soon},
 		{"the cable is pulled out", func(t *testing.T) {
 			do(t, h.Unplug())
 			wantCut(t, n, node)
-		}, func(t *testing.T) { do(t, h.Plug()) }},
+		}, func(t *testing.T) { do(t, h.Plug()) }, soon},
 		{"the server's cable is pulled out", func(t *testing.T) {
 			do(t, c.server.Unplug())
 			wantCut(t, n, node)
-		}, func(t *testing.T) { do(t, c.server.Plug()) }},
+		}, func(t *testing.T) { do(t, c.server.Plug()) }, soon},
 		{"the router forgets all connections", func(*testing.T) {}, func(t *testing.T) {
 			do(t, h.ForgetConnections())
-		}},
+		}, framework.Patience}, // nobody is told: the ends have to find out
 		{"the server is killed", func(t *testing.T) { do(t, c.server.Kill9()) }, func(t *testing.T) {
 			do(t, c.server.Start())
 			do(t, c.server.WaitReady(t.Context()))
-		}},
+		}, soon},
 		{"the agent is killed", func(t *testing.T) { do(t, h.Kill9()) }, func(t *testing.T) {
 			do(t, h.StartAgentOf(c.server))
 			do(t, h.WaitReady(t.Context()))
-		}},
+		}, soon},
 		{"the agent is stopped", func(t *testing.T) {
 			do(t, h.Stop())
 			wantCut(t, n, node)
 		}, func(t *testing.T) {
 			do(t, h.StartAgentOf(c.server))
 			do(t, h.WaitReady(t.Context()))
-		}},
+		}, soon},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.cut(t)
 			step.heal(t)
-			wantHealed(t, n, node)
-			wantHealed(t, n, other)
+			wantHealed(t, n, node, step.within)
+			wantHealed(t, n, other, soon)
 			ready(n, node, "True")
 			untouched(t, n, containers)
 		})
@@ -205,7 +206,7 @@ func TestBadLinks(t *testing.T) {
 			if err := link.heal(); err != nil {
 				t.Fatal(err)
 			}
-			wantHealed(t, n, node)
+			wantHealed(t, n, node, soon)
 			ready(n, node, "True")
 		})
 	}
