@@ -131,7 +131,7 @@ func (f *front) candidates(cmd *cli.Command, rest []string, current string) (fou
 		var list []admin.Token
 		if localNode().get(context.Background(), "/v1/tokens", &list) == nil {
 			for _, t := range list {
-				if !t.Own {
+				if t.Server == "" {
 					found = append(found, candidate{t.ID, oneLine(t.Description)})
 				}
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -139,19 +140,16 @@ func (f *front) listTokens(c *cli.Context) error {
 	if asJSON {
 		return writeJSON(f.stdout, list)
 	}
-	rows := [][]string{{"ID", "TTL", "EXPIRES", "OWN", "USAGES", "DESCRIPTION"}}
+	rows := [][]string{{"ID", "TTL", "EXPIRES", "SERVER", "USAGES", "DESCRIPTION"}}
 	for _, t := range list {
-		ttl, expires, own := "forever", "never", "no"
+		ttl, expires := "forever", "never"
 		if !t.Expires.IsZero() {
 			expires = t.Expires.UTC().Format(time.RFC3339)
 			if ttl = age(time.Until(t.Expires)); time.Until(t.Expires) <= 0 {
 				ttl = "expired"
 			}
 		}
-		if t.Own {
-			own = "yes"
-		}
-		rows = append(rows, []string{t.ID, ttl, expires, own, strings.Join(t.Usages, ","), oneLine(t.Description)})
+		rows = append(rows, []string{t.ID, ttl, expires, cmp.Or(t.Server, "-"), strings.Join(t.Usages, ","), oneLine(t.Description)})
 	}
 	writeTable(f.stdout, rows)
 	return nil

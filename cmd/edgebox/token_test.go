@@ -19,7 +19,7 @@ func TestToken(t *testing.T) {
 	var asked []string // body or id of each request
 	h.serve(map[string]http.HandlerFunc{
 		"GET /v1/tokens": answer([]admin.Token{
-			{ID: "ownown", Usages: []string{"signing", "authentication"}, Description: "made by\nedgebox", Own: true},
+			{ID: "ownown", Usages: []string{"signing", "authentication"}, Description: "made by\nedgebox", Server: "box"},
 			{ID: "abcdef", Usages: []string{"signing", "authentication", "rejoin"}, Expires: time.Now().Add(90*time.Minute + 30*time.Second)},
 			{ID: "passed", Usages: []string{}, Expires: time.Unix(0, 0)},
 		}),
@@ -31,7 +31,7 @@ func TestToken(t *testing.T) {
 		"POST /v1/tokens/rotate": func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			asked = append(asked, "rotate"+string(body))
-			answer(admin.WholeToken{Whole: wholeToken, Token: admin.Token{ID: "abcdef", Own: true}})(w, r)
+			answer(admin.WholeToken{Whole: wholeToken, Token: admin.Token{ID: "abcdef", Server: "box"}})(w, r)
 		},
 		"DELETE /v1/tokens/{id}": func(w http.ResponseWriter, r *http.Request) {
 			id := r.PathValue("id")
@@ -96,8 +96,8 @@ func TestToken(t *testing.T) {
 	})
 	t.Run("list", func(t *testing.T) {
 		lines := strings.Split(h.run("token", "list").stdout, "\n")
-		want := []string{"ID TTL EXPIRES OWN USAGES DESCRIPTION", "ownown forever never yes signing,authentication made by edgebox",
-			"abcdef 1h30m TIME no signing,authentication,rejoin", "passed expired 1970-01-01T00:00:00Z no", ""}
+		want := []string{"ID TTL EXPIRES SERVER USAGES DESCRIPTION", "ownown forever never box signing,authentication made by edgebox",
+			"abcdef 1h30m TIME - signing,authentication,rejoin", "passed expired 1970-01-01T00:00:00Z -", ""}
 		for i, l := range lines {
 			f := strings.Fields(l)
 			if i == 2 && len(f) > 2 {
@@ -112,7 +112,7 @@ func TestToken(t *testing.T) {
 			t.Errorf("have\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 		}
 		var list []admin.Token
-		if err := json.Unmarshal([]byte(h.run("token", "list", "-o", "json").stdout), &list); err != nil || len(list) != 3 || !list[0].Own {
+		if err := json.Unmarshal([]byte(h.run("token", "list", "-o", "json").stdout), &list); err != nil || len(list) != 3 || list[0].Server != "box" {
 			t.Errorf("-o json: %+v, %v", list, err)
 		}
 	})

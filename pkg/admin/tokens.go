@@ -7,9 +7,10 @@ const (
 	UsageSigning        = "signing"        // the ConfigMap cluster-info is signed with it
 	UsageAuthentication = "authentication" // joining
 	UsageRejoin         = "rejoin"         // joining under the name of a node that was another machine
+	UsageServer         = "server"         // becoming one more server
 )
 
-// TokenUsages are all of them.
+// TokenUsages are those that an operator can choose from.
 func TokenUsages() []string { return []string{UsageSigning, UsageAuthentication, UsageRejoin} }
 
 // Token is a join token without its secret, an entry of the answer to GET /v1/tokens.
@@ -18,7 +19,7 @@ type Token struct {
 	Expires     time.Time `json:"expires,omitzero"` // zero if never
 	Usages      []string  `json:"usages"`
 	Description string    `json:"description"`
-	Own         bool      `json:"own"` // the server's own, which is in its file and which rotate replaces
+	Server      string    `json:"server,omitempty"` // whose own token it is: in its file, and replaced by rotate there
 }
 
 // NewToken is the body of POST /v1/tokens.

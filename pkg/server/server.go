@@ -68,7 +68,10 @@ func Add(g *component.Graph, cfg config.Config, adm *adminserver.Server) {
 		Settings: join.SettingsName, Tunnel: tunnel.Path, Secrets: peers.Path,
 	})), component.After(api))
 	g.Add(component.Restart(approval.New(approvals(cfg, adminConfig))), component.After(api))
-	tokens := bootstrap.NewJoinToken(adminConfig, chosenToken(cfg), cfg.Paths().Token(), certs)
+	g.Add(component.Restart(approval.NewSelf(cfg.NodeName, cfg.DisableAgent,
+		func() (pki.Machine, error) { return pki.LoadMachine("/", cfg.Paths().MachineSeed()) },
+		func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "machine-record") })), component.After(api))
+	tokens := bootstrap.NewJoinToken(adminConfig, cfg.NodeName, chosenToken(cfg), cfg.Paths().Token(), certs)
 	g.Add(component.Restart(tokens), component.After(api))
 	if !store.Alone() {
 		g.Add(component.Restart(serverToken), component.After(api))
@@ -92,9 +95,6 @@ func Add(g *component.Graph, cfg config.Config, adm *adminserver.Server) {
 	}, boot, kcm)
 	adminserver.ServeImages(adm, images)
 	g.Add(component.Restart(bootstrap.NewNodeRole(cfg.NodeName, adminConfig)), component.After(boot))
-	g.Add(component.Restart(approval.NewSelf(cfg.NodeName,
-		func() (pki.Machine, error) { return pki.LoadMachine("/", cfg.Paths().MachineSeed()) },
-		func() (kubernetes.Interface, error) { return upstream.Client(adminConfig, "machine-record") })), component.After(api))
 }
 
 // chosenToken is the join token that the user has chosen. That by which a server joins is another one.

@@ -24,7 +24,7 @@ type fakeTokens struct {
 var someToken = admin.Token{ID: "abcdef", Expires: time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC), Usages: []string{"signing"}, Description: "d"}
 
 func (f *fakeTokens) Tokens(context.Context) ([]admin.Token, error) {
-	return []admin.Token{someToken, {ID: "ownown", Usages: []string{}, Own: true}}, f.err
+	return []admin.Token{someToken, {ID: "ownown", Usages: []string{}, Server: "box"}}, f.err
 }
 
 func (f *fakeTokens) CreateToken(_ context.Context, wanted admin.NewToken) (admin.WholeToken, error) {
@@ -47,14 +47,14 @@ func TestTokens(t *testing.T) {
 	tokens := &fakeTokens{}
 	ServeTokens(s, tokens)
 	c, stop := run(t, s)
-	const about = `"id":"abcdef","expires":"2027-03-01T12:00:00Z","usages":["signing"],"description":"d","own":false}`
+	const about = `"id":"abcdef","expires":"2027-03-01T12:00:00Z","usages":["signing"],"description":"d"}`
 	const whole = `{"token":"EB1",` + about + "\n"
 	for _, step := range []struct {
 		method, path, send string
 		code               int
 		want, called       string
 	}{
-		{"GET", "/v1/tokens", "", 200, `[{` + about + `,{"id":"ownown","usages":[],"description":"","own":true}]` + "\n", ""},
+		{"GET", "/v1/tokens", "", 200, `[{` + about + `,{"id":"ownown","usages":[],"description":"","server":"box"}]` + "\n", ""},
 		{"POST", "/v1/tokens", `{"ttl": 3600000000000, "usages": ["signing", "rejoin"], "description": "x"}`, 200, whole, "create {TTL:1h0m0s Usages:[signing rejoin] Description:x}"},
 		{"POST", "/v1/tokens", `{"ttl": "soon"}`, 400, "read the wanted token: ", ""},
 		{"POST", "/v1/tokens", `{"groups": ["system:masters"]}`, 400, `unknown field`, ""},

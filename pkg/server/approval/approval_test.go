@@ -311,7 +311,7 @@ func TestDecisions(t *testing.T) {
 		"rejoin as a server's node by its label": {form: joining(t, "n", mine, pki.RejoinGroup), cluster: objects(serverNode("n")), want: taken,
 			messages: []string{"node n is a server"}},
 		"rejoin as a server that has no node yet": {form: joining(t, "n", mine, pki.RejoinGroup), cluster: objects(testRecord("n", other, 1e6*time.Hour, ofServer)), want: taken,
-			messages: []string{"node n is a server"}, record: other.ID() + " server"},
+			messages: []string{"n is the name of a server", "`edgebox kubectl delete secret -n kube-system n.machine` if that server is gone"}, record: other.ID() + " server"},
 		"server whose node was removed": {form: joining(t, "n", mine), cluster: objects(testRecord("n", other, time.Hour, ownedBy("uid-n"), ofServer)), want: approved,
 			record: mine.ID()},
 		"the server's own machine": {form: joining(t, "n", mine), cluster: objects(serverNode("n"), testRecord("n", mine, time.Hour, ownedBy("uid-n"), ofServer)), want: approved,
@@ -857,7 +857,7 @@ func TestSelf(t *testing.T) {
 					objects = append(objects, testNode("box"))
 				}
 				client := fake.NewClientset(objects...)
-				s := NewSelf("box", func() (pki.Machine, error) { return mine, nil }, func() (kubernetes.Interface, error) { return client, nil })
+				s := NewSelf("box", false, func() (pki.Machine, error) { return mine, nil }, func() (kubernetes.Interface, error) { return client, nil })
 				s.now = func() time.Time { return today }
 				if err := s.Prepare(t.Context()); err != nil {
 					t.Fatal(err)
@@ -895,7 +895,18 @@ func TestSelf(t *testing.T) {
 			})
 		})
 	}
-	s := NewSelf("box", func() (pki.Machine, error) { return pki.Machine{}, errors.New("no disk") }, nil)
+	client := fake.NewClientset()
+	alone := NewSelf("box", true, func() (pki.Machine, error) { return mine, nil }, func() (kubernetes.Interface, error) { return client, nil })
+	if err := alone.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := alone.ensure(t.Context(), client); err != nil {
+		t.Errorf("a server without a kubelet: %v", err)
+	}
+	if got := recordOf(t, client, "box"); got != mine.ID()+" server" {
+		t.Errorf("a server without a kubelet: the record is %s", got)
+	}
+	s := NewSelf("box", false, func() (pki.Machine, error) { return pki.Machine{}, errors.New("no disk") }, nil)
 	if err := s.Prepare(t.Context()); err == nil {
 		t.Error("a machine without identity")
 	}

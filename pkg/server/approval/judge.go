@@ -64,6 +64,9 @@ func (a *Approver) judgeJoin(r request, k known) verdict {
 		return deny(reasonMachine, "it is not known which machine asks for node %s: %v", r.node, r.machineErr)
 	case ok && held == r.machine:
 		return approve(k.record(r.machine, false, now), "machine %s is node %s", short(r.machine), r.node)
+	case k.server(now) && k.node == nil:
+		return deny(pki.DeniedName, "%s is the name of a server: choose another --node-name, or free the name with "+
+			"`edgebox kubectl delete secret -n kube-system %s%s` if that server is gone", r.node, r.node, recordSuffix)
 	case k.server(now):
 		return deny(pki.DeniedName, "node %s is a server: choose another --node-name", r.node)
 	case !ok && k.node == nil && held != "":

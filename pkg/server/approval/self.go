@@ -17,6 +17,7 @@ import (
 // that its certificates say it is, whatever was on record.
 type Self struct {
 	node    string
+	alone   bool
 	machine func() (pki.Machine, error)
 	connect func() (kubernetes.Interface, error)
 
@@ -24,9 +25,10 @@ type Self struct {
 	now func() time.Time
 }
 
-// NewSelf returns the component for the node of that name; the client must be the administrator's.
-func NewSelf(node string, machine func() (pki.Machine, error), client func() (kubernetes.Interface, error)) *Self {
-	return &Self{node: node, machine: machine, connect: client, now: time.Now}
+// NewSelf returns the component for the node of that name; the client must be the administrator's. A server that is alone has
+// no kubelet, and no Node will come: its record stays until somebody deletes it.
+func NewSelf(node string, alone bool, machine func() (pki.Machine, error), client func() (kubernetes.Interface, error)) *Self {
+	return &Self{node: node, alone: alone, machine: machine, connect: client, now: time.Now}
 }
 
 // Name implements component.Component.
@@ -72,7 +74,7 @@ func (s *Self) ensure(ctx context.Context, client kubernetes.Interface) error {
 	if ok && held != s.id {
 		slog.Warn("another machine had the name of this server's node", "node", s.node, "machine", short(held), "server", short(s.id))
 	}
-	if k.node == nil {
+	if k.node == nil && !s.alone {
 		return errors.New("not there yet")
 	}
 	return nil

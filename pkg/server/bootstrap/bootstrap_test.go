@@ -247,7 +247,7 @@ func TestJoinToken(t *testing.T) {
 	certs, kubeconfig := newPKI(t, dir)
 	file := filepath.Join(dir, "token")
 	prepare := func(chosen string) (pki.Token, error) {
-		j := NewJoinToken(kubeconfig, chosen, file, certs)
+		j := NewJoinToken(kubeconfig, "box", chosen, file, certs)
 		err := j.Prepare(t.Context())
 		return j.token, err
 	}
@@ -311,7 +311,7 @@ func TestJoinTokenFile(t *testing.T) {
 	file := filepath.Join(dir, "token")
 	inode := func() os.FileInfo {
 		t.Helper()
-		if err := NewJoinToken(kubeconfig, "", file, certs).Prepare(t.Context()); err != nil {
+		if err := NewJoinToken(kubeconfig, "box", "", file, certs).Prepare(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		fi, err := os.Lstat(file)
@@ -342,7 +342,7 @@ func TestJoinTokenSecret(t *testing.T) {
 	})
 	apply := func(id, secret string) {
 		t.Helper()
-		j := &JoinToken{client: c, token: pki.Token{ID: id, Secret: secret}}
+		j := &JoinToken{client: c, server: "box", token: pki.Token{ID: id, Secret: secret}}
 		for range 2 {
 			if err := j.apply(t.Context()); err != nil {
 				t.Fatal(err)
@@ -396,7 +396,7 @@ func TestJoinTokenSecret(t *testing.T) {
 func TestJoinTokenIsReadyOnceTheFormerIsRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := fake.NewClientset()
-		if err := (&JoinToken{client: c, token: pki.Token{ID: "former", Secret: "0123456789abcdef"}}).apply(t.Context()); err != nil {
+		if err := (&JoinToken{client: c, server: "box", token: pki.Token{ID: "former", Secret: "0123456789abcdef"}}).apply(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		refusals := 3
@@ -408,7 +408,7 @@ func TestJoinTokenIsReadyOnceTheFormerIsRevoked(t *testing.T) {
 		ended := make(chan error, 1)
 		ready := make(chan struct{})
 		go func() {
-			ended <- (&JoinToken{client: c, token: pki.Token{ID: "abcdef", Secret: "0123456789abcdef"}}).Run(ctx, func() { close(ready) })
+			ended <- (&JoinToken{client: c, server: "box", token: pki.Token{ID: "abcdef", Secret: "0123456789abcdef"}}).Run(ctx, func() { close(ready) })
 		}()
 		<-ready
 		if _, err := c.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-former", metav1.GetOptions{}); !apierrors.IsNotFound(err) {

@@ -12,13 +12,13 @@ import (
 	"github.com/edgebox/edgebox/pkg/pki"
 )
 
-// ownLabel marks the Secrets of servers' own join tokens, which end when another takes their place.
+// ownLabel marks the Secrets of servers' own join tokens, which end when another takes their place. Its value is the server.
 const ownLabel = "edgebox.internal/join-token"
 
 // tokenSecret is a join token as the cluster keeps it: a bootstrap token of Kubernetes.
 type tokenSecret struct {
 	token pki.Token
-	about admin.Token // but for ID and Own
+	about admin.Token // but for ID and Server
 }
 
 func secretName(id string) string { return bootstrapapi.BootstrapTokenSecretPrefix + id }
@@ -59,7 +59,7 @@ func readToken(s *corev1.Secret) (t admin.Token, ok bool) {
 	t = admin.Token{
 		ID:          value(bootstrapapi.BootstrapTokenIDKey),
 		Description: value(bootstrapapi.BootstrapTokenDescriptionKey),
-		Own:         s.Labels[ownLabel] != "",
+		Server:      s.Labels[ownLabel],
 		Usages:      []string{},
 	}
 	if s.Type != bootstrapapi.SecretTypeBootstrapToken || s.Name != secretName(t.ID) {
@@ -71,8 +71,12 @@ func readToken(s *corev1.Secret) (t admin.Token, ok bool) {
 	if value(bootstrapapi.BootstrapTokenUsageAuthentication) == "true" {
 		t.Usages = append(t.Usages, admin.UsageAuthentication)
 	}
-	if slices.Contains(strings.Split(value(bootstrapapi.BootstrapTokenExtraGroupsKey), ","), pki.RejoinGroup) {
+	groups := strings.Split(value(bootstrapapi.BootstrapTokenExtraGroupsKey), ",")
+	if slices.Contains(groups, pki.RejoinGroup) {
 		t.Usages = append(t.Usages, admin.UsageRejoin)
+	}
+	if slices.Contains(groups, pki.ServersGroup) {
+		t.Usages = append(t.Usages, admin.UsageServer)
 	}
 	if end := value(bootstrapapi.BootstrapTokenExpirationKey); end != "" {
 		var err error

@@ -27,6 +27,7 @@ import (
 // for less than that; see Tokens.
 type JoinToken struct {
 	kubeconfig string
+	server     string // name of its node
 	chosen     string // by the user, <id>.<secret>; empty for a random one
 	file       string // of the whole token
 	certs      *pki.Store
@@ -37,9 +38,9 @@ type JoinToken struct {
 	token pki.Token
 }
 
-// NewJoinToken returns the component; the kubeconfig must be the administrator's.
-func NewJoinToken(kubeconfig, chosen, file string, certs *pki.Store) *JoinToken {
-	return &JoinToken{kubeconfig: kubeconfig, chosen: chosen, file: file, certs: certs, now: time.Now}
+// NewJoinToken returns the component of the server with that name; the kubeconfig must be the administrator's.
+func NewJoinToken(kubeconfig, server, chosen, file string, certs *pki.Store) *JoinToken {
+	return &JoinToken{kubeconfig: kubeconfig, server: server, chosen: chosen, file: file, certs: certs, now: time.Now}
 }
 
 // Name implements component.Component.
@@ -109,9 +110,9 @@ func (j *JoinToken) apply(ctx context.Context) error {
 	return j.revokeOthers(ctx)
 }
 
-// ownToken is what there is to say of a server's own token.
-func ownToken(id string) admin.Token {
-	return admin.Token{ID: id, Own: true,
+// about is what there is to say of the server's own token.
+func (j *JoinToken) about(id string) admin.Token {
+	return admin.Token{ID: id, Server: j.server,
 		Usages: []string{admin.UsageSigning, admin.UsageAuthentication}, Description: "made by edgebox server; see its --token"}
 }
 
@@ -119,19 +120,19 @@ func ownToken(id string) admin.Token {
 func (j *JoinToken) put(ctx context.Context, token pki.Token) error {
 	name := secretName(token.ID)
 	secret := core.Secret(name, metav1.NamespaceSystem).
-		WithLabels(map[string]string{ownLabel: "true"}).
+		WithLabels(map[string]string{ownLabel: j.server}).
 		WithType(bootstrapapi.SecretTypeBootstrapToken).
-		WithData(tokenSecret{token, ownToken(token.ID)}.data())
+		WithData(tokenSecret{token, j.about(token.ID)}.data())
 	if _, err := j.client.CoreV1().Secrets(metav1.NamespaceSystem).Apply(ctx, secret, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 		return fmt.Errorf("apply Secret %s: %w", name, err)
 	}
 	return nil
 }
 
-// revokeOthers takes away all tokens that were the server's own before this one.
+// revokeOthers takes away all tokens that were this server's own before this one.
 func (j *JoinToken) revokeOthers(ctx context.Context) error {
 	secrets := j.client.CoreV1().Secrets(metav1.NamespaceSystem)
-	ours, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: ownLabel})
+	ours, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: ownLabel + "=" + j.server})
 	if err != nil {
 		return fmt.Errorf("list join tokens: %w", err)
 	}

@@ -31,7 +31,7 @@ const (
 
 var idForm = regexp.MustCompile(bootstrapapi.BootstrapTokenIDPattern)
 
-// Tokens lists all bootstrap tokens of the cluster, whoever made them, the server's own first.
+// Tokens lists all bootstrap tokens of the cluster, whoever made them, those of servers first.
 func (j *JoinToken) Tokens(ctx context.Context) ([]admin.Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
@@ -47,13 +47,10 @@ func (j *JoinToken) Tokens(ctx context.Context) ([]admin.Token, error) {
 		}
 	}
 	slices.SortFunc(list, func(a, b admin.Token) int {
-		if a.Own != b.Own {
-			if a.Own {
-				return -1
-			}
-			return 1
+		if (a.Server == "") != (b.Server == "") {
+			return cmp.Compare(b.Server, a.Server)
 		}
-		return cmp.Compare(a.ID, b.ID)
+		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.ID, b.ID))
 	})
 	return list, nil
 }
@@ -120,7 +117,8 @@ func checkWanted(w admin.NewToken) error {
 	return nil
 }
 
-// DeleteToken revokes a token; the server's own it only replaces, by RotateToken.
+// DeleteToken revokes a token. This server's own is only replaced, by RotateToken; that of another server comes back when
+// that starts, if it still exists.
 func (j *JoinToken) DeleteToken(ctx context.Context, id string) error {
 	if !idForm.MatchString(id) {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is not the id of a token: six characters of a-z and 0-9", id))
@@ -140,8 +138,8 @@ func (j *JoinToken) DeleteToken(ctx context.Context, id string) error {
 	if !ok {
 		return unknown
 	}
-	if t.Own {
-		return errdefs.ErrFailedPrecondition.WithMessage("token " + id + " is the server's own: " + j.howToReplace())
+	if t.Server == j.server {
+		return errdefs.ErrFailedPrecondition.WithMessage("token " + id + " is this server's own: " + j.howToReplace())
 	}
 	err = secrets.Delete(ctx, secret.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(secret.UID))})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // somebody else has deleted it
@@ -189,7 +187,7 @@ func (j *JoinToken) RotateToken(ctx context.Context) (admin.WholeToken, error) {
 		return admin.WholeToken{}, explain("the new token is in "+j.file+", but the former one is still good: repeat the command", err)
 	}
 	slog.Info("join token replaced", "id", token.ID)
-	return admin.WholeToken{Whole: token.Encode(), Token: ownToken(token.ID)}, nil
+	return admin.WholeToken{Whole: token.Encode(), Token: j.about(token.ID)}, nil
 }
 
 // explain tells an API server that does not answer from one that says no.

@@ -30,7 +30,7 @@ func newTokens(t *testing.T, chosen string, secrets ...runtime.Object) (*JoinTok
 	t.Helper()
 	dir := t.TempDir()
 	certs, kubeconfig := newPKI(t, dir)
-	j := NewJoinToken(kubeconfig, chosen, filepath.Join(dir, "token"), certs)
+	j := NewJoinToken(kubeconfig, "box", chosen, filepath.Join(dir, "token"), certs)
 	if err := j.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestCreateToken(t *testing.T) {
 			t.Errorf("%+v: %s left, %v", tt.wanted, left, expired)
 		}
 		back, ok := readToken(s)
-		if !ok || back.Own || !back.Expires.Equal(tt.expires) || back.Description != tt.wanted.Description || strings.Join(back.Usages, " ") != tt.usages {
+		if !ok || back.Server != "" || !back.Expires.Equal(tt.expires) || back.Description != tt.wanted.Description || strings.Join(back.Usages, " ") != tt.usages {
 			t.Errorf("%+v was read as %+v", tt.wanted, back)
 		}
 		if !slices.Equal(back.Usages, whole.Usages) || !back.Expires.Equal(whole.Expires) {
@@ -149,8 +149,16 @@ func TestTokens(t *testing.T) {
 			s.Data["description"] = []byte("made by kubeadm")
 		}),
 		secret("broken", func(s *corev1.Secret) { s.Data["expiration"] = []byte("soon") }),
+		secret("server", func(s *corev1.Secret) {
+			s.Data["usage-bootstrap-authentication"] = []byte("true")
+			s.Data["auth-extra-groups"] = []byte(pki.ServersGroup)
+		}),
+		secret("others", func(s *corev1.Secret) {
+			s.Labels = map[string]string{"edgebox.internal/join-token": "cellar"}
+			s.Data["usage-bootstrap-signing"] = []byte("true")
+		}),
 		secret("opaque", func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }),
-		secret("hidden", func(s *corev1.Secret) { s.Name = "bootstrap-token-others" }),
+		secret("hidden", func(s *corev1.Secret) { s.Name = "bootstrap-token-nobody" }),
 		secret("nodata", func(s *corev1.Secret) { s.Data = nil }))
 	list, err := j.Tokens(t.Context())
 	if err != nil {
@@ -162,15 +170,17 @@ func TestTokens(t *testing.T) {
 		if !x.Expires.IsZero() {
 			line += " until " + x.Expires.UTC().Format(time.RFC3339)
 		}
-		if x.Own {
-			line += " own"
+		if x.Server != "" {
+			line += " of " + x.Server
 		}
 		got = append(got, line)
 	}
 	want := []string{
-		"zzzzzz signing,authentication made by edgebox server; see its --token own",
+		"zzzzzz signing,authentication made by edgebox server; see its --token of box",
+		"others signing  of cellar",
 		"broken   until 1970-01-01T00:00:00Z",
 		"kubead authentication made by kubeadm until 2027-03-02T11:00:00Z",
+		"server authentication,server ",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("have\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -224,7 +234,7 @@ func TestRotateToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	now, err := pki.ParseToken(whole.Whole)
-	if err != nil || now.ID == former.ID || now.Secret == former.Secret || now.CAHash != former.CAHash || !whole.Own {
+	if err != nil || now.ID == former.ID || now.Secret == former.Secret || now.CAHash != former.CAHash || whole.Server != "box" {
 		t.Errorf("%v after %v, %v", now, former, err)
 	}
 	if text, err := os.ReadFile(j.file); err != nil || string(text) != whole.Whole+"\n" {
@@ -234,9 +244,33 @@ func TestRotateToken(t *testing.T) {
 		t.Error("the Secrets are not as they should be")
 	}
 	// A restart finds what was rotated.
-	again := NewJoinToken(j.kubeconfig, "", j.file, j.certs)
+	again := NewJoinToken(j.kubeconfig, "box", "", j.file, j.certs)
 	if err := again.Prepare(t.Context()); err != nil || again.token != now {
 		t.Errorf("after a restart it is %v, %v", again.token, err)
+	}
+}
+
+// TestOtherServersTokens are good whatever this server does to its own.
+func TestOtherServersTokens(t *testing.T) {
+	j, c := newTokens(t, "")
+	other := &JoinToken{client: c, server: "cellar", token: pki.Token{ID: "others", Secret: "0123456789abcdef"}}
+	if err := other.apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if secretOf(t, c, j.token.ID) == nil {
+		t.Error("the start of another server has revoked the token of this one")
+	}
+	if _, err := j.RotateToken(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if secretOf(t, c, "others") == nil {
+		t.Error("this server has revoked the token of another one")
+	}
+	if err := j.DeleteToken(t.Context(), "others"); err != nil || secretOf(t, c, "others") != nil {
+		t.Errorf("the token of a server that may be gone cannot be deleted: %v", err)
 	}
 }
 
