@@ -101,8 +101,7 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 		"kubelet-certificate-authority": certs.CertFile(pki.ServerCA),
 		"kubelet-client-certificate":    certs.CertFile(pki.APIServerKubelet),
 		"kubelet-client-key":            certs.KeyFile(pki.APIServerKubelet),
-		// Names are unique where addresses behind different networks are not. Egress.Socket knows them.
-		"kubelet-preferred-address-types":    "Hostname,InternalIP,ExternalIP",
+		"kubelet-preferred-address-types":    "InternalIP,ExternalIP,Hostname", // the proxy of nodes wants what DNS can resolve
 		"egress-selector-config-file":        cfg.Paths().EgressConfig(),
 		"enable-aggregator-routing":          "true", // to pods themselves: behind which node a Service is, nobody can tell
 		"requestheader-client-ca-file":       certs.SigningCertFile(pki.FrontProxyCA),
@@ -154,7 +153,8 @@ func (a *APIServer) Run(ctx context.Context, ready func()) error {
 	return runUntilReady(named(ctx, a.Name()), ready, a.serve, a.probe.probe)
 }
 
-// serve is what upstream's Run does, with four differences: see localStorage, replacedHooks, serveOpenAPIWhenAsked, shutdownTimeout.
+// serve is what upstream's Run does, with five differences: see localStorage, replacedHooks, serveOpenAPIWhenAsked, nodeProxy,
+// shutdownTimeout.
 func (a *APIServer) serve(ctx context.Context) error {
 	conf, err := app.NewConfig(a.opts)
 	if err != nil {
@@ -189,6 +189,9 @@ func (a *APIServer) serve(ctx context.Context) error {
 	}
 	nodes := conf.KubeAPIs.ControlPlane.VersionedInformers.Core().V1().Nodes().Lister()
 	a.nodes.Store(&nodes)
+	if err := proxyNodes(server.GenericAPIServer, conf.KubeAPIs, nodes); err != nil {
+		return err
+	}
 	server.GenericAPIServer.ShutdownTimeout = shutdownTimeout
 	prepared, err := server.PrepareRun()
 	if err != nil {
