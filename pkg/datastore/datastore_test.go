@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"k8s.io/klog/v2"
 
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/config"
@@ -26,6 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	logrus.SetLevel(logrus.ErrorLevel)
 	logrus.SetOutput(io.Discard)
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	os.Exit(m.Run())
 }
 

@@ -60,7 +60,9 @@ func TestNATS(t *testing.T) {
 	w.untilRefused()
 	nats.Start()
 	w.until(200)
-	w.check()
+	other, stop := startRemote(t, d.endpoint)
+	defer stop()
+	w.check(dial(t, other.Endpoint()))
 	if err := d.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -130,7 +132,9 @@ func testServer(t *testing.T, db *databases.Server, dsn, fill, empty string) {
 			}
 			db.Start()
 			w.until(200)
-			w.check()
+			other, stop := startRemote(t, dsn)
+			w.check(dial(t, other.Endpoint()))
+			stop()
 			if w.watches > 1 { // the one that the test has ended
 				t.Errorf("%d watches ended", w.watches)
 			}
@@ -144,7 +148,6 @@ func testServer(t *testing.T, db *databases.Server, dsn, fill, empty string) {
 // load creates objects and watches them, and remembers what was acknowledged.
 type load struct {
 	t       testing.TB
-	d       *Datastore
 	prefix  string
 	stop    func()
 	mu      sync.Mutex
@@ -155,11 +158,11 @@ type load struct {
 	watched chan struct{} // closed when the watch has ended
 }
 
-func newLoad(t testing.TB, d *Datastore, name string) *load {
-	w := &load{t: t, d: d, prefix: "/registry/" + name + "/", acked: map[string]bool{}, seen: map[string]bool{}, watched: make(chan struct{})}
+func newLoad(t testing.TB, store Store, name string) *load {
+	w := &load{t: t, prefix: "/registry/" + name + "/", acked: map[string]bool{}, seen: map[string]bool{}, watched: make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	c := d.Client(d.Endpoint())
+	c := store.Client(store.Endpoint())
 	go func() {
 		defer close(w.watched)
 		next := int64(0)
@@ -218,8 +221,8 @@ func (w *load) untilRefused() {
 	eventually(w.t, "a refused write", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.refused > 0 })
 }
 
-// check reads what was acknowledged, through another server of the cluster and, sooner or later, in the watch.
-func (w *load) check() {
+// check waits until the watch has told of what was acknowledged, ends the load, and reads it all.
+func (w *load) check(reader *clientv3.Client) {
 	w.t.Helper()
 	missing := func() (n int) {
 		w.mu.Lock()
@@ -233,9 +236,7 @@ func (w *load) check() {
 	}
 	eventually(w.t, "the watch to tell of all acknowledged writes", func() bool { return missing() < 8 }) // others come on
 	w.stop()
-	other, stop := startRemote(w.t, w.d.endpoint)
-	defer stop()
-	res, err := dial(w.t, other.Endpoint()).Get(w.t.Context(), w.prefix, clientv3.WithPrefix())
+	res, err := reader.Get(w.t.Context(), w.prefix, clientv3.WithPrefix())
 	if err != nil {
 		w.t.Fatal(err)
 	}
