@@ -41,6 +41,7 @@ var heavy = []struct {
 	{"k8s.io/kubernetes/", []string{"pkg/server/controlplane", "pkg/agent/kubelet", "pkg/agent/proxy"}},
 	{"github.com/containerd/containerd/v2/", []string{"pkg/agent/containerd"}},
 	{"github.com/k3s-io/kine/", []string{"pkg/datastore"}},
+	{"go.etcd.io/etcd/server/", []string{"pkg/datastore"}},
 	{"github.com/coredns/", []string{"pkg/dns"}},
 	{"github.com/flannel-io/", []string{"pkg/agent/flannel"}},
 	{"sigs.k8s.io/apiserver-network-proxy/", []string{"pkg/tunnel"}},
