@@ -78,7 +78,13 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	report := newReporter(start, &g)
-	g.OnChange = report.change
+	g.OnChange = func(s component.Status) {
+		if s.State == component.Failed && strings.HasSuffix(s.Error, component.ErrRestart.Error()) {
+			logs.stopping() // as intended; startAnew says why
+			return
+		}
+		report.change(s)
+	}
 	status := func(ctx context.Context) admin.Status {
 		s := admin.Status{
 			Version: version.Version, Kubernetes: version.Kubernetes,

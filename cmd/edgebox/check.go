@@ -93,6 +93,7 @@ func preflightInput(ctx context.Context, cfg config.Config, startUp bool) prefli
 		Paths:          cfg.Paths(),
 		NodeName:       cfg.NodeName,
 		Server:         cfg.Role == config.Server,
+		Etcd:           cfg.Role == config.Server && (cfg.ClusterInit || cfg.Server != ""),
 		Agent:          cfg.Role == config.Agent || !cfg.DisableAgent,
 		StartUp:        startUp,
 		FlannelBackend: cfg.FlannelBackend,

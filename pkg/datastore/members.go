@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -127,4 +129,9 @@ func isAlive(ctx context.Context, c *clientv3.Client, m *etcdserverpb.Member) bo
 		}
 	}
 	return false
+}
+
+// EtcdURL is where the member on a server's host listens to clients.
+func EtcdURL(host string) string {
+	return "https://" + net.JoinHostPort(host, strconv.Itoa(etcdClientPort))
 }

@@ -41,6 +41,7 @@ type Input struct {
 	Paths    config.Paths
 	NodeName string
 	Server   bool // runs the control plane
+	Etcd     bool // and a member of an etcd cluster
 	Agent    bool // runs pods: kubelet and containerd
 
 	// StartUp means that edgebox is about to start. Otherwise it may be running, and may hold its ports.
@@ -81,6 +82,9 @@ func Ports(in Input, api netip.AddrPort) []Port {
 		)
 	} else {
 		ports = append(ports, Port{Number: int(api.Port()), Addr: api.Addr(), Use: "the balancer of the API", Option: "--lb-server-port"})
+	}
+	if in.Etcd {
+		ports = append(ports, Port{Number: 2379, Use: "etcd"}, Port{Number: 2380, Use: "etcd's members"})
 	}
 	if in.Agent {
 		ports = append(ports,

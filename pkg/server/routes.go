@@ -17,7 +17,8 @@ import (
 )
 
 // route finds the way to a host: the name or an address of a node, or the address of a pod. Others are dialled from here.
-func route(nodes corelisters.NodeLister, host string) tunnel.Route {
+// Open are the nodes with a tunnel.
+func route(nodes corelisters.NodeLister, open func() []string, host string) tunnel.Route {
 	direct := tunnel.Route{Direct: host}
 	if nodes == nil {
 		return direct
@@ -40,10 +41,17 @@ func route(nodes corelisters.NodeLister, host string) tunnel.Route {
 			at = append(at, n.Name)
 		}
 	}
-	if len(at) != 1 { // behind different networks nodes may have the same address
-		return direct
+	if len(at) > 1 { // behind different networks, or some have gone
+		connected := open()
+		at = slices.DeleteFunc(at, func(name string) bool { return !slices.Contains(connected, name) })
 	}
-	return tunnel.Route{Node: at[0], Address: host, Direct: host}
+	switch len(at) {
+	case 0:
+		return direct
+	case 1:
+		return tunnel.Route{Node: at[0], Address: host, Direct: host}
+	}
+	return tunnel.Route{} // which one is meant, nobody can tell
 }
 
 // callingNode is the node that a request comes from, which the API server has authenticated.

@@ -4,6 +4,7 @@ package server
 
 import (
 	"io/fs"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -34,7 +35,7 @@ import (
 // Add puts the components of a server that is one of its cluster into the graph.
 func Add(g *component.Graph, cfg config.Config, adm *adminserver.Server) {
 	certs := pki.New(cfg.Paths().PKI())
-	store := datastore.New(cfg)
+	store := newStore(cfg, certs)
 	adminConfig := cfg.Paths().Kubeconfig(pki.Admin)
 
 	agent.AddAddresses(g, cfg)
@@ -53,10 +54,11 @@ func Add(g *component.Graph, cfg config.Config, adm *adminserver.Server) {
 		handlers[peers.Path], leaderElect = others, others.Several
 	}
 	var apiserver *controlplane.APIServer
-	tun := tunnel.NewServer(tunnel.ServerConfig{
+	var tun *tunnel.Server
+	tun = tunnel.NewServer(tunnel.ServerConfig{
 		Socket: cfg.Paths().EgressSocket(),
 		Node:   callingNode,
-		Route:  func(host string) tunnel.Route { return route(apiserver.Nodes(), host) },
+		Route:  func(host string) tunnel.Route { return route(apiserver.Nodes(), tun.Nodes, host) },
 	})
 	handlers[tunnel.Path] = tun.AgentHandler()
 	apiserver = controlplane.NewAPIServer(cfg, certs, store, controlplane.Egress{Socket: cfg.Paths().EgressSocket(), Handlers: handlers})
@@ -97,6 +99,23 @@ func Add(g *component.Graph, cfg config.Config, adm *adminserver.Server) {
 	g.Add(component.Restart(bootstrap.NewNodeRole(cfg.NodeName, adminConfig)), component.After(boot))
 }
 
+// newStore is where the cluster's objects are. A server that has been a member of an etcd cluster stays one.
+func newStore(cfg config.Config, certs *pki.Store) datastore.Store {
+	switch {
+	case cfg.Server != "":
+		host, _, _ := net.SplitHostPort(cfg.ServerAddress())
+		return datastore.NewEtcd(cfg, certs, []string{datastore.EtcdURL(host)})
+	case inEtcd(cfg):
+		return datastore.NewEtcd(cfg, certs, nil)
+	}
+	return datastore.New(cfg)
+}
+
+// inEtcd reports whether this server is a member of an etcd cluster.
+func inEtcd(cfg config.Config) bool {
+	return cfg.DatastoreEndpoint == "" && (cfg.Server != "" || cfg.ClusterInit || datastore.IsMember(cfg.Paths()))
+}
+
 // chosenToken is the join token that the user has chosen. That by which a server joins is another one.
 func chosenToken(cfg config.Config) string {
 	if pki.IsServerToken(cfg.Token) {
@@ -107,7 +126,7 @@ func chosenToken(cfg config.Config) string {
 
 // shared is what all servers of the cluster have in common.
 func shared(cfg config.Config, certs *pki.Store) (peers.Secrets, error) {
-	s := peers.Secrets{Files: map[string][]byte{}, Settings: cfg.ClusterSettings(), Etcd: cfg.DatastoreEndpoint == ""}
+	s := peers.Secrets{Files: map[string][]byte{}, Settings: cfg.ClusterSettings(), Etcd: inEtcd(cfg)}
 	for _, name := range pki.SharedFiles() {
 		content, err := os.ReadFile(filepath.Join(cfg.Paths().PKI(), filepath.FromSlash(name)))
 		if err != nil {
@@ -175,6 +194,9 @@ func identities(cfg config.Config) pki.Spec {
 	}
 	url := "https://" + cfg.LocalAPI()
 	spec := pki.Spec{Leaves: pki.ControlPlaneLeaves(h)}
+	if inEtcd(cfg) {
+		spec.Leaves = append(spec.Leaves, pki.DatastoreLeaves(h)...)
+	}
 	inside := []string{pki.ControllerManager, pki.Scheduler, pki.Admin}
 	if !cfg.DisableAgent {
 		spec.Leaves = append(spec.Leaves, pki.NodeLeaves(h)...)

@@ -252,6 +252,19 @@ func (b *Balancer) failed(s *server, err error) {
 	closeConns(conns)
 }
 
+// lastResort turns to the server that the user named when none that is known answers: behind its name may be another
+// address by now.
+func (b *Balancer) lastResort(ctx context.Context) {
+	b.mu.Lock()
+	known := slices.ContainsFunc(b.servers, func(s *server) bool { return s.err == nil || s.address == b.cfg.Server })
+	b.mu.Unlock()
+	if known || !b.anyAnswers(ctx, []string{b.cfg.Server}) {
+		return
+	}
+	slog.Info("moved to the server that was named", "server", b.cfg.Server)
+	b.adopt([]string{b.cfg.Server})
+}
+
 // answered notes that a server was reached.
 func (b *Balancer) answered(s *server) {
 	b.mu.Lock()
@@ -300,6 +313,7 @@ func (b *Balancer) dial(ctx context.Context) (net.Conn, *server, error) {
 			return nil, nil, err
 		}
 		b.failed(s, err)
+		b.lastResort(ctx)
 		select {
 		case <-ctx.Done():
 			return nil, nil, err

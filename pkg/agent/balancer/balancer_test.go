@@ -275,9 +275,22 @@ func TestUnreachableAddresses(t *testing.T) {
 	}
 }
 
+// TestServerMoved: the server that the user named by its name has another address than the one that is known.
+func TestServerMoved(t *testing.T) {
+	old, moved := newEcho(t, "old"), newEcho(t, "moved")
+	c := newCluster(t, moved.address(), nil)
+	c.learn(old.address())
+	c.want("old")
+	old.kill()
+	c.want("moved")
+	if got, _ := c.Addresses(); !slices.Equal(got, []string{moved.address()}) {
+		t.Errorf("addresses: %v", got)
+	}
+}
+
 func TestRemembered(t *testing.T) {
 	a, b := newEcho(t, "a"), newEcho(t, "b")
-	a.kill() // the server that the user named has gone for good
+	a.kill() // the server that the user named has gone for good, and is not asked as long as others answer
 	c := newCluster(t, a.address(), func(c *cluster) {
 		if err := remember(c.file, []string{b.address()}); err != nil {
 			t.Fatal(err)

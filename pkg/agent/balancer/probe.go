@@ -30,6 +30,7 @@ func (b *Balancer) probe(ctx context.Context) {
 		for _, s := range ask {
 			b.probeOne(ctx, s)
 		}
+		b.lastResort(ctx)
 		pause := probeAlone
 		if several || b.Check(ctx) != nil {
 			pause = probeSeveral

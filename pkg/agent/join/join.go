@@ -215,10 +215,12 @@ func (n *Node) discover(ctx context.Context, token pki.Token) (ca []byte, err er
 	switch {
 	case err == nil:
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return nil, never("%s does not speak TLS: is the port right? The API of a server is on port 6443, unless its --https-listen-port says otherwise", n.cfg.Server)
-	case apierrors.IsNotFound(err) && apierrors.ReasonForError(err) == metav1.StatusReasonNotFound, apierrors.IsForbidden(err):
+		return nil, never("%s does not speak TLS: is the port right? It is 6443, unless the server's --https-listen-port says otherwise", n.cfg.Server)
+	case apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) && !apierrors.IsServiceUnavailable(err):
+		return nil, never("what listens on %s is not the API of a server (%w): is the port right? It is 6443, unless the server's --https-listen-port says otherwise", n.cfg.Server, err)
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 		return nil, fmt.Errorf("the server is not ready for nodes yet: %w", err)
-	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown && apierrors.IsUnauthorized(err):
+	case apierrors.IsUnauthorized(err):
 		return nil, never("%s does not let anyone read the cluster's CA (ConfigMap kube-public/cluster-info): it is not a server of edgebox, or anonymous-auth is off", n.cfg.Server)
 	default:
 		return nil, n.explain(ctx, err)

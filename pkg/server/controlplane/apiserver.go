@@ -101,7 +101,8 @@ func (a *APIServer) Prepare(ctx context.Context) error {
 		"kubelet-certificate-authority": certs.CertFile(pki.ServerCA),
 		"kubelet-client-certificate":    certs.CertFile(pki.APIServerKubelet),
 		"kubelet-client-key":            certs.KeyFile(pki.APIServerKubelet),
-		"kubelet-preferred-address-types":    "InternalIP,ExternalIP,Hostname", // the proxy of nodes wants what DNS can resolve
+		// Names are unique where addresses behind different networks are not. Egress.Socket knows them.
+		"kubelet-preferred-address-types":    "Hostname,InternalIP,ExternalIP",
 		"egress-selector-config-file":        cfg.Paths().EgressConfig(),
 		"enable-aggregator-routing":          "true", // to pods themselves: behind which node a Service is, nobody can tell
 		"requestheader-client-ca-file":       certs.SigningCertFile(pki.FrontProxyCA),

@@ -132,7 +132,7 @@ func TestRefusedTokens(t *testing.T) {
 		{"deleted", c.server.URL(), deleted, "the server does not know the token"},
 		{"expired", c.server.URL(), expired, "the server does not know the token"},
 		{"wrong port, no TLS", "https://" + address + ":8088", good, "does not speak TLS: is the port right?"},
-		{"wrong port, a kubelet", "https://" + address + ":10250", good, "it is not a server of edgebox"},
+		{"wrong port, a kubelet", "https://" + address + ":10250", good, "is not the API of a server"},
 		{"no token", c.server.URL(), "", "needs a token: make one with `edgebox token create`"},
 	} {
 		flags := []string{"--server", tt.server}

@@ -94,7 +94,7 @@ func TestRestart(t *testing.T) {
 	if now := agent.Shell(t, "pidof web"); now != pid {
 		t.Errorf("the pod was restarted: pid %s, then %s", pid, now)
 	}
-	n.Kubectl("exec", "web", "--", "true")
+	n.Kubectl("logs", "web")
 }
 
 // TestAgentMoves: a node that gets another address is the same node at that address, for pods, servers and certificates.
@@ -118,7 +118,7 @@ func TestAgentMoves(t *testing.T) {
 		return nil
 	})
 	page(t, server, "http://"+ip)
-	n.Kubectl("exec", "web", "--", "true")
+	n.Kubectl("logs", "web")
 	framework.Eventually(t, framework.Patience, func() error {
 		csrs := n.Kubectl("get", "csr", "-o", "jsonpath={range .items[?(@.spec.signerName=='kubernetes.io/kubelet-serving')]}{.status.conditions[*].type} {end}")
 		if strings.Count(csrs, "Approved") < 2 {
