@@ -912,6 +912,19 @@ func TestSelf(t *testing.T) {
 	}
 }
 
+// TestReasonsAreDocumented, each with what to do.
+func TestReasonsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/tokens.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, reason := range []string{pki.DeniedName, pki.DeniedAddress, reasonForm, reasonReserved, reasonMachine, reasonRemoved} {
+		if !strings.Contains(string(page), reason) {
+			t.Errorf("docs/tokens.md does not have %s", reason)
+		}
+	}
+}
+
 // FuzzParse: nothing that a client can send ends the process or passes for a request of another node.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"", "-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"} {
