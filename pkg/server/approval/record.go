@@ -50,7 +50,7 @@ func lookUp(ctx context.Context, client kubernetes.Interface, name string) (know
 	secret, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, name+recordSuffix, metav1.GetOptions{})
 	switch {
 	case err == nil && secret.Type != recordType:
-		return k, fmt.Errorf("Secret %s is of type %s, not %s: remove it", secret.Name, secret.Type, recordType)
+		return k, fmt.Errorf("the Secret %s is of type %s, not %s: remove it", secret.Name, secret.Type, recordType)
 	case err == nil:
 		k.secret = secret
 	case !apierrors.IsNotFound(err):
