@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -65,6 +67,14 @@ edgebox token delete EB1...::abcdef.0123456789abcdef`,
 				Flags:       []cli.Flag{outputFlag()},
 				Action:      f.rotateToken,
 			},
+			{
+				Name:  "server",
+				Usage: "print the token by which machines join as further servers; it opens the keys of the cluster",
+				Description: `edgebox token server
+ssh root@box edgebox server --server https://192.168.1.10:6443 --token $(edgebox token server)`,
+				Flags:  append([]cli.Flag{configFlag()}, optionFlags("data-dir")...),
+				Action: f.serverToken,
+			},
 		},
 	}
 }
@@ -95,6 +105,24 @@ func (f *front) rotateToken(c *cli.Context) error {
 		return err
 	}
 	return f.printToken(c, "/v1/tokens/rotate", nil)
+}
+
+func (f *front) serverToken(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	file := f.target(c).Paths().ServerToken()
+	text, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("this machine takes no further servers: a cluster of several servers begins with edgebox server --cluster-init, or shares a --datastore-endpoint")
+	case errors.Is(err, fs.ErrPermission):
+		return exitError{failed, "you may not read " + file + ": use sudo"}
+	case err != nil:
+		return err
+	}
+	_, err = f.stdout.Write(text)
+	return err
 }
 
 // printToken has a token made and prints it alone, so that a shell can take it from there.

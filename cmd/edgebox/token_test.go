@@ -186,3 +186,15 @@ func TestTokenElsewhere(t *testing.T) {
 		}
 	}
 }
+
+func TestServerToken(t *testing.T) {
+	h := newHost(t)
+	h.run("token", "server").want(t, 1, "this machine takes no further servers: a cluster of several servers begins with edgebox server --cluster-init")
+	h.mkdir("var/lib/edgebox/server")
+	h.write("var/lib/edgebox/server/server-token", "EBS1x\n", 0o600)
+	r := h.run("token", "server")
+	r.want(t, 0)
+	if r.stdout != "EBS1x\n" {
+		t.Errorf("it prints %q", r.stdout)
+	}
+}
