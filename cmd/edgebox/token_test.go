@@ -144,7 +144,7 @@ func TestToken(t *testing.T) {
 	})
 	t.Run("completion", func(t *testing.T) {
 		for line, want := range map[string]string{
-			"token ":                 "create list delete rotate :4",
+			"token ":                 "create list delete rotate server :4",
 			"token delete ":          "abcdef passed :4",
 			"token create --usages ": "signing,authentication signing,authentication,rejoin :4",
 			"token create --t":       "--ttl :4",
