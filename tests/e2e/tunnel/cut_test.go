@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,8 +103,10 @@ func TestCutAndHeal(t *testing.T) {
 		}, soon},
 	} {
 		t.Run(step.name, func(t *testing.T) {
+			heal := sync.OnceFunc(func() { step.heal(t) })
+			defer heal() // whatever happens: other tests use the cluster too
 			step.cut(t)
-			step.heal(t)
+			heal()
 			wantHealed(t, n, node, step.within)
 			wantHealed(t, n, other, soon)
 			ready(n, node, "True")
@@ -165,7 +168,7 @@ func TestStreamOutlivesHiccup(t *testing.T) {
 	}
 }
 
-// everything are the functions of kubectl that need the node, with a large one among them.
+// everything are the functions of kubectl that need the node, with one among them that takes many packets.
 func everything(t *testing.T, n *framework.Namespace, node string) {
 	t.Helper()
 	framework.Eventually(t, framework.Patience, func() error { return try(t, n, node) })
@@ -174,7 +177,7 @@ func everything(t *testing.T, n *framework.Namespace, node string) {
 		return err
 	})
 	framework.Eventually(t, framework.Patience, func() error {
-		out, err := n.Try("exec", node, "--", "sh", "-c", "head -c 1000000 /dev/zero | tee /dev/stderr | sha256sum")
+		out, err := n.Try("exec", node, "--", "sh", "-c", "head -c 30000 /dev/zero | tee /dev/stderr | sha256sum")
 		if err == nil && !strings.HasPrefix(out, sumOfZeros) {
 			err = fmt.Errorf("output %.200s", out)
 		}
@@ -182,8 +185,8 @@ func everything(t *testing.T, n *framework.Namespace, node string) {
 	})
 }
 
-// sumOfZeros is that of a million bytes.
-const sumOfZeros = "d29751f2649b32ff572b5e0a9f541ea660a50f94ff0beedfb0b692b924cc8025"
+// sumOfZeros is that of 30,000 bytes. TCP is a matter of luck, and of minutes, when it loses a third.
+const sumOfZeros = "3755862355e2e7d0e0dc0f6b98a89978c0710890982862dd17975829e35be6b4"
 
 func TestBadLinks(t *testing.T) {
 	c, n := namespace(t)
@@ -202,10 +205,14 @@ func TestBadLinks(t *testing.T) {
 			if err := link.set(); err != nil {
 				t.Fatal(err)
 			}
+			heal := sync.OnceFunc(func() {
+				if err := link.heal(); err != nil {
+					t.Error(err)
+				}
+			})
+			defer heal() // whatever happens: other tests use the link too
 			everything(t, n, node)
-			if err := link.heal(); err != nil {
-				t.Fatal(err)
-			}
+			heal()
 			wantHealed(t, n, node, soon)
 			ready(n, node, "True")
 		})
