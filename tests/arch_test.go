@@ -19,8 +19,9 @@ const module = "github.com/edgebox/edgebox/"
 var layers = [][]string{
 	{"pkg/component", "pkg/version", "pkg/durable", "pkg/socket", "pkg/upstream/workqueue"},
 	{"pkg/config", "pkg/pki", "pkg/payload", "pkg/upstream", "pkg/admin", "pkg/preflight/", "pkg/footprint/"},
-	{"pkg/datastore", "pkg/dns", "pkg/admin/adminserver", "pkg/agent/containerd", "pkg/agent/flannel", "pkg/agent/host",
-		"pkg/agent/kubelet", "pkg/agent/proxy", "pkg/server/approval", "pkg/server/bootstrap", "pkg/server/controlplane", "pkg/tunnel"},
+	{"pkg/datastore", "pkg/dns", "pkg/tunnel", "pkg/admin/adminserver",
+		"pkg/agent/balancer", "pkg/agent/containerd", "pkg/agent/flannel", "pkg/agent/host", "pkg/agent/join", "pkg/agent/kubelet", "pkg/agent/proxy",
+		"pkg/server/approval", "pkg/server/bootstrap", "pkg/server/controlplane", "pkg/server/peers"},
 	{"pkg/agent"},
 	{"pkg/server"},
 	{"cmd/", "scripts/", "images/", "tests/"},

@@ -126,9 +126,8 @@ func TestThreeServers(t *testing.T) {
 		return framework.NewHost(t, framework.Options{Name: name, Network: net})
 	}
 	a, b, c, agent := host("a"), host("b"), host("c"), host("agent")
-	a.Up(t, "--cluster-init", "--disable-agent")
+	a.Up(t, "--cluster-init")
 	token := serverToken(t, a)
-	_ = agent
 	joinServer(t, b, a, token)
 	joinServer(t, c, a, token)
 	agent.Join(t, a)
