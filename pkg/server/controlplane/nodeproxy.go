@@ -41,16 +41,17 @@ type nodeProxy struct {
 
 // proxyNodes puts the handler in front of upstream's.
 func proxyNodes(aggregator *genericapiserver.GenericAPIServer, conf *controlplane.Config, nodes corelisters.NodeLister) error {
-	kubelets, err := client.NewNodeConnectionInfoGetter(lookUp(nodes), conf.Extra.KubeletClientConfig)
+	kubelets, err := client.NewNodeConnectionInfoGetter(lookUp(nodes), conf.KubeletClientConfig)
 	if err != nil {
 		return fmt.Errorf("clients of kubelets: %w", err)
 	}
-	p := &nodeProxy{ProxyREST: &noderest.ProxyREST{}, nodes: nodes, kubelets: kubelets, transport: conf.ControlPlane.Extra.ProxyTransport}
+	p := &nodeProxy{ProxyREST: &noderest.ProxyREST{}, nodes: nodes, kubelets: kubelets, transport: conf.ControlPlane.ProxyTransport}
 	version := corev1.SchemeGroupVersion
 	connect := handlers.ConnectResource(p, &handlers.RequestScope{
 		Namer:      handlers.ContextBasedNaming{Namer: meta.NewAccessor(), ClusterScoped: true},
 		Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
-		Creater: legacyscheme.Scheme, Convertor: legacyscheme.Scheme, UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme),
+		Creater: legacyscheme.Scheme, //nolint:misspell // upstream's word
+		Convertor: legacyscheme.Scheme, UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme),
 		Defaulter: legacyscheme.Scheme, Typer: legacyscheme.Scheme, EquivalentResourceMapper: runtime.NewEquivalentResourceRegistry(),
 		Resource: version.WithResource("nodes"), Subresource: "proxy", Kind: version.WithKind("NodeProxyOptions"),
 		MetaGroupVersion: metav1.SchemeGroupVersion,
