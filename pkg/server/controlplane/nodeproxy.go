@@ -50,7 +50,7 @@ func proxyNodes(aggregator *genericapiserver.GenericAPIServer, conf *controlplan
 	connect := handlers.ConnectResource(p, &handlers.RequestScope{
 		Namer:      handlers.ContextBasedNaming{Namer: meta.NewAccessor(), ClusterScoped: true},
 		Serializer: legacyscheme.Codecs, ParameterCodec: legacyscheme.ParameterCodec,
-		Creater: legacyscheme.Scheme, //nolint:misspell // upstream's word
+		Creater:   legacyscheme.Scheme, //nolint:misspell // upstream's word
 		Convertor: legacyscheme.Scheme, UnsafeConvertor: runtime.UnsafeObjectConvertor(legacyscheme.Scheme),
 		Defaulter: legacyscheme.Scheme, Typer: legacyscheme.Scheme, EquivalentResourceMapper: runtime.NewEquivalentResourceRegistry(),
 		Resource: version.WithResource("nodes"), Subresource: "proxy", Kind: version.WithKind("NodeProxyOptions"),
