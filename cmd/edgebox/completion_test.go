@@ -12,7 +12,7 @@ func TestComplete(t *testing.T) {
 	for _, test := range []struct{ line, want string }{
 		{"st", "status stop :4"},
 		{"server --flannel-b", "--flannel-backend :4"},
-		{"server --flannel-backend ", "vxlan host-gw none :4"},
+		{"server --flannel-backend ", "vxlan host-gw wireguard-native none :4"},
 		{"server --debug --flannel-backend=h", "--flannel-backend=host-gw :4"},
 		{"server --disable k", "kube-proxy :4"},
 		{"server --config ", ":0"},

@@ -58,6 +58,7 @@ func Add(g *component.Graph, cfg config.Config, id kubelet.Identity, api *compon
 			ClusterCIDRs: cfg.ClusterCIDR,
 			ServiceCIDRs: cfg.ServiceCIDR,
 			SubnetFile:   cfg.Paths().FlannelSubnet(),
+			WireGuardKey: cfg.Paths().WireGuardKey(),
 			CNIConfDir:   cfg.Paths().CNIConf(),
 			IPAMDir:      cfg.Paths().CNIState(),
 		})

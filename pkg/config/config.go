@@ -34,7 +34,7 @@ type Config struct {
 	ClusterDNS     []netip.Addr   `option:"cluster-dns" scope:"server" shared:"true" fallback:"the 10th address of service-cidr" usage:"address of the kube-dns Service, one per IP family"`
 	ClusterDomain  string         `option:"cluster-domain" scope:"server" shared:"true" usage:"DNS domain of the cluster"`
 	NodePortRange  string         `option:"service-node-port-range" scope:"server" shared:"true" usage:"ports for NodePort services"`
-	FlannelBackend string         `option:"flannel-backend" scope:"server" shared:"true" usage:"network between nodes: vxlan, host-gw or none"`
+	FlannelBackend string         `option:"flannel-backend" scope:"server" shared:"true" usage:"network between nodes: vxlan, host-gw, wireguard-native or none"`
 	Disable        []string       `option:"disable" scope:"server" shared:"true" usage:"optional component to leave out"`
 
 	_            struct{} `group:"Joining"`

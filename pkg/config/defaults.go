@@ -23,7 +23,7 @@ var OptionalComponents = []OptionalComponent{
 }
 
 // FlannelBackends are the values of flannel-backend.
-var FlannelBackends = []string{"vxlan", "host-gw", "none"}
+var FlannelBackends = []string{"vxlan", "host-gw", "wireguard-native", "none"}
 
 // Defaults is the configuration of a node whose user says nothing, as far as it does not depend on the host.
 func Defaults() Config {

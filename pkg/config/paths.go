@@ -56,6 +56,7 @@ func (p Paths) CNIConf() string          { return p.data("agent", "cni", "net.d"
 func (p Paths) CNIState() string         { return p.run("cni") }                // addresses in use; they end with the pods at a reboot
 func (p Paths) SharedMounts() string     { return p.run("shared-mounts.json") } // mount points that were private before edgebox
 func (p Paths) FlannelSubnet() string    { return p.run("flannel", "subnet.env") }
+func (p Paths) WireGuardKey() string     { return p.data("agent", "wireguard.key") } // of this node, if that is the network
 
 // ContainerdConfig is rendered at each start; ContainerdDropIns holds what the user adds to it.
 func (p Paths) ContainerdConfig() string  { return p.data("agent", "containerd.toml") }

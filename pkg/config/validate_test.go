@@ -109,7 +109,7 @@ func TestValidate(t *testing.T) {
 			`node-taint: "a b:NoExecute" has a key that is not up to 63 letters, digits, -, _ and ., with a letter or digit at both ends`},
 		"token": {func(c *Config) { c.Token = "hunter2\n" }, "token: must be printable ASCII without spaces"},
 
-		"backend": {func(c *Config) { c.FlannelBackend = "ipip" }, `flannel-backend: "ipip" is not one of vxlan, host-gw, none`},
+		"backend": {func(c *Config) { c.FlannelBackend = "ipip" }, `flannel-backend: "ipip" is not one of vxlan, host-gw, wireguard-native, none`},
 		"iface":   {func(c *Config) { c.FlannelIface = "a-name-of-16-chr" }, `flannel-iface: "a-name-of-16-chr" cannot be the name of a network interface`},
 		"disable": {func(c *Config) { c.Disable = []string{"kubeproxy", "traefik"} },
 			"disable: \"kubeproxy\" is not an optional component: did you mean kube-proxy?\n" +

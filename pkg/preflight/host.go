@@ -24,7 +24,7 @@ type host struct {
 	sysctl  func(path string) error                       // nil if the file can be opened for writing
 	write   func(dir string) error                        // tries to write in dir
 	overlay func(dir string) error                        // tries an overlay whose upper layer is in dir
-	network func(vxlan bool) []netFeature                 // tries what the pod network is made of
+	network func(backend string) []netFeature             // tries what the pod network is made of
 	nft     func(args ...string) (says string, err error) // the host's own command
 	links   func() ([]string, error)
 	tables  func() ([]table, error)

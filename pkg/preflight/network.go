@@ -21,11 +21,14 @@ func probeNetwork(h *host, in Input) []Result {
 	const name = "network features"
 	var rs []Result
 	var good []string
-	for _, f := range h.network(in.FlannelBackend == "vxlan") {
+	for _, f := range h.network(in.FlannelBackend) {
 		if f.err != nil {
 			fix := "use a kernel with " + f.option
-			if f.name == "vxlan links" {
+			switch f.name {
+			case "vxlan links":
 				fix += ", or --flannel-backend=host-gw when all nodes share one network"
+			case "wireguard links":
+				fix += " (Linux has it since 5.6), or another --flannel-backend, such as vxlan, which does not encrypt"
 			}
 			rs = append(rs, Result{name, Error, fmt.Sprintf("the kernel cannot do %s: %v", f.name, f.err), fix})
 			continue
@@ -40,17 +43,20 @@ func probeNetwork(h *host, in Input) []Result {
 
 // tryNetwork makes the links and rules of a pod network in a network namespace that ends with the attempt. The kernel
 // loads the modules for most of them by itself.
-func tryNetwork(vxlan bool) []netFeature {
+func tryNetwork(backend string) []netFeature {
 	var fs []netFeature
 	try := func(name, option string, err error) { fs = append(fs, netFeature{name, option, err}) }
 	err := inNamespace(unix.CLONE_NEWNET, func() error {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br"}}
 		try("bridges", "CONFIG_BRIDGE", netlink.LinkAdd(bridge))
 		try("veth pairs", "CONFIG_VETH", netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "v0"}, PeerName: "v1"}))
-		if vxlan {
+		switch backend {
+		case "vxlan":
 			try("vxlan links", "CONFIG_VXLAN", netlink.LinkAdd(&netlink.Vxlan{
 				LinkAttrs: netlink.LinkAttrs{Name: "vx"}, VxlanId: 1, Port: 8472, Learning: false,
 			}))
+		case "wireguard-native":
+			try("wireguard links", "CONFIG_WIREGUARD", netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "wg"}}))
 		}
 		err := tryTable()
 		try("nf_tables", "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET", err)

@@ -117,11 +117,19 @@ func portTaken(p Port, who process, found bool) Result {
 	switch {
 	case found:
 	case p.UDP:
-		by, fix = "the kernel", "remove the vxlan link that another product left (ip -d link show type vxlan)"
+		by, fix = "the kernel", fmt.Sprintf("remove the link that another product left (%s)", showLinks(p))
 	default:
 		by, fix = "a process that cannot be seen from here", strings.Replace(fix, "stop it", "stop that", 1)
 	}
 	return Result{"ports", Error, fmt.Sprintf("port %d%s, for %s, is in use by %s", p.Number, proto, p.Use, by), fix}
+}
+
+// showLinks is the command that lists the links that may hold a port.
+func showLinks(p Port) string {
+	if p.Number == 8472 {
+		return "ip -d link show type vxlan"
+	}
+	return "ip -d link show type wireguard"
 }
 
 type process struct {

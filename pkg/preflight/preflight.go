@@ -48,7 +48,7 @@ type Input struct {
 	StartUp bool
 
 	Ports          []Port         // that edgebox listens on; Ports gives the usual ones
-	FlannelBackend string         // vxlan, host-gw or none
+	FlannelBackend string         // vxlan, host-gw, wireguard-native or none
 	ClusterCIDR    []netip.Prefix // for the advice about firewalls
 	ServiceCIDR    []netip.Prefix
 
@@ -92,8 +92,17 @@ func Ports(in Input, api netip.AddrPort) []Port {
 			Port{Number: 10250, Use: "kubelet"},
 			Port{Number: 10256, Addr: local, Use: "kube-proxy's health check"},
 		)
-		if in.FlannelBackend == "vxlan" {
+		switch in.FlannelBackend {
+		case "vxlan":
 			ports = append(ports, Port{Number: 8472, UDP: true, Use: "flannel's vxlan"})
+		case "wireguard-native":
+			for _, cidr := range in.ClusterCIDR { // flannel has a link for each family
+				port := 51820
+				if cidr.Addr().Is6() {
+					port = 51821
+				}
+				ports = append(ports, Port{Number: port, UDP: true, Use: "flannel's wireguard"})
+			}
 		}
 	}
 	return ports

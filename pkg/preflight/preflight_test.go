@@ -68,7 +68,7 @@ func fake(files map[string]string) *host {
 		sysctl:  func(string) error { return nil },
 		write:   func(string) error { return nil },
 		overlay: func(string) error { return nil },
-		network: func(bool) []netFeature { return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}} },
+		network: func(string) []netFeature { return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}} },
 		nft:     func(...string) (string, error) { return "nftables v1.0.6 (Lester Gooch #5)", nil },
 		links:   func() ([]string, error) { return []string{"lo", "eth0"}, nil },
 		tables:  func() ([]table, error) { return nil, nil },
@@ -156,6 +156,16 @@ func TestProbes(t *testing.T) {
 		"/proc/99/fd/7":             "-> socket:[778]",
 		"/proc/99/ns/pid":           "-> pid:[1]",
 	}
+	wireguard := map[string]string{"/proc/thread-self/net/udp": sock("00000000:CA6C", "07", "0")}
+	backend := func(b string, cidrs ...string) func(*Input) {
+		return func(in *Input) {
+			in.FlannelBackend, in.ClusterCIDR = b, nil
+			for _, c := range cidrs {
+				in.ClusterCIDR = append(in.ClusterCIDR, netip.MustParsePrefix(c))
+			}
+			in.Ports = Ports(*in, netip.MustParseAddrPort("0.0.0.0:6443"))
+		}
+	}
 	vxlan := map[string]string{"/proc/thread-self/net/udp": sock("00000000:2118", "07", "0")}
 
 	for _, tc := range []struct {
@@ -219,6 +229,10 @@ func TestProbes(t *testing.T) {
 		{name: "start while it runs", files: selfOn10250, probe: "ports", level: Error, says: "port 10250, for kubelet, is in use by pid 99 (edgebox-node)"},
 		{name: "check while it runs", files: selfOn10250, input: func(in *Input) { in.StartUp = false }, probe: "ports", level: OK, says: "1 of 7 ports are edgebox's already"},
 		{name: "vxlan port of another", files: vxlan, probe: "ports", level: Error, says: "port 8472/udp, for flannel's vxlan, is in use by the kernel"},
+		{name: "vxlan port, wireguard wanted", files: vxlan, input: backend("wireguard-native", "10.42.0.0/16"), probe: "ports", level: OK, says: "7 ports are free"},
+		{name: "wireguard port of another", files: wireguard, input: backend("wireguard-native", "10.42.0.0/16"), probe: "ports", level: Error, says: "port 51820/udp, for flannel's wireguard, is in use by the kernel: remove the link that another product left (ip -d link show type wireguard)"},
+		{name: "wireguard port, IPv6 only", files: wireguard, input: backend("wireguard-native", "fd42::/48"), probe: "ports", level: OK, says: "7 ports are free"},
+		{name: "wireguard ports, both families", input: backend("wireguard-native", "10.42.0.0/16", "fd42::/48"), probe: "ports", level: OK, says: "8 ports are free"},
 		{name: "vxlan port after a restart", files: vxlan, input: func(in *Input) { in.Own = []string{"link flannel.1"} }, probe: "ports", level: OK},
 
 		{name: "disk read-only", host: disk(func(st *unix.Statfs_t) { st.Flags |= unix.ST_RDONLY }), probe: "data dir", level: Error, says: "read-only file system"},
@@ -251,10 +265,18 @@ func TestProbes(t *testing.T) {
 		}, probe: "ports", level: OK, says: "edgebox's already"},
 		{name: "no overlayfs", files: map[string]string{"/proc/filesystems": "\text4\n"}, host: func(h *host) { h.overlay = func(string) error { return unix.ENODEV } }, probe: "overlayfs", level: Error, says: "CONFIG_OVERLAY_FS"},
 		{name: "no vxlan", host: func(h *host) {
-			h.network = func(bool) []netFeature {
+			h.network = func(string) []netFeature {
 				return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}, {"vxlan links", "CONFIG_VXLAN", unix.EOPNOTSUPP}}
 			}
 		}, probe: "network features", level: Error, says: "use a kernel with CONFIG_VXLAN, or --flannel-backend=host-gw"},
+		{name: "no wireguard", host: func(h *host) {
+			h.network = func(b string) []netFeature {
+				return []netFeature{{"bridges", "CONFIG_BRIDGE", nil}, {b, "", nil}, {"wireguard links", "CONFIG_WIREGUARD", unix.EOPNOTSUPP}}
+			}
+		}, input: backend("wireguard-native", "10.42.0.0/16"), probe: "network features", level: Error, says: "cannot do wireguard links: operation not supported: use a kernel with CONFIG_WIREGUARD (Linux has it since 5.6), or another"},
+		{name: "backend is tried", host: func(h *host) {
+			h.network = func(b string) []netFeature { return []netFeature{{b, "", nil}} }
+		}, input: backend("wireguard-native", "10.42.0.0/16"), probe: "network features", level: OK, says: "wireguard-native work"},
 		{name: "no nft command", host: hasNft("", exec.ErrNotFound), probe: "nft", level: OK},
 		{name: "nft of Debian 11", host: hasNft("nftables v0.9.8 (E.D.S.)", nil), probe: "nft", level: Info, says: "version 0.9.8, and some that old crash"},
 		{name: "nft of Debian 11 copes", host: hasNft("nftables v0.9.8 (E.D.S.)", nil), input: own("table ip kube-proxy"), probe: "nft", level: OK, says: "reads edgebox's rules"},

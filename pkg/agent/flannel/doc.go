@@ -1,7 +1,8 @@
-// Package flannel connects the pods of this node with those of the others: flannel's vxlan or host-gw backend as a
-// library in the process, the bridge that pods hang on, and the CNI configuration that containerd reads.
+// Package flannel connects the pods of this node with those of the others: flannel's vxlan, host-gw or
+// wireguard backend as a library in the process, the bridge that pods hang on, and the CNI configuration that containerd
+// reads.
 //
-// It owns the links cni0, flannel.1 and flannel-v6.1, the nftables tables "ip flannel-ipv4" and "ip6 flannel-ipv6",
+// It owns the links cni0, flannel.1, flannel-v6.1, flannel-wg and flannel-wg-v6, wireguard's private key, the nftables tables "ip flannel-ipv4" and "ip6 flannel-ipv6",
 // the routes to the pod networks of other nodes, flannel's annotations on this node's Node object, the subnet file
 // and the CNI configuration. None of them is removed when the component stops: pods keep their network while edgebox
 // restarts.

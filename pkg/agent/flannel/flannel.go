@@ -16,16 +16,19 @@ import (
 	"github.com/flannel-io/flannel/pkg/backend"
 	"github.com/flannel-io/flannel/pkg/backend/hostgw"
 	"github.com/flannel-io/flannel/pkg/backend/vxlan"
+	"github.com/flannel-io/flannel/pkg/backend/wireguard"
 	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 )
 
 // The backends that Config.Backend may name.
 const (
-	VXLAN  = "vxlan"
-	HostGW = "host-gw"
+	VXLAN     = "vxlan"
+	HostGW    = "host-gw"
+	WireGuard = "wireguard-native"
 )
 
 // vxlan's identifiers, those that flannel and k3s use on Linux.
@@ -34,6 +37,12 @@ const (
 	vxlanPort = 8472
 )
 
+// linksOf are the links that backends make for each family.
+var linksOf = map[string]struct{ v4, v6 string }{
+	VXLAN:     {fmt.Sprintf("flannel.%d", vxlanVNI), fmt.Sprintf("flannel-v6.%d", vxlanVNI)},
+	WireGuard: {"flannel-wg", "flannel-wg-v6"},
+}
+
 // backendStop is how long flannel may take to leave its loops; see Component.Run.
 const backendStop = time.Second
 
@@ -41,10 +50,11 @@ const backendStop = time.Second
 type Config struct {
 	Client       func() (kubernetes.Interface, error) // acts as the node; asked at each start
 	NodeName     string
-	Backend      string         // VXLAN or HostGW
+	Backend      string         // VXLAN, HostGW or WireGuard
 	Iface        string         // interface between the nodes; empty: the one that holds the Node's InternalIP
 	ClusterCIDRs []netip.Prefix // at most one per IP family
 	ServiceCIDRs []netip.Prefix // get a route on the host; at most one per IP family
+	WireGuardKey string         // file of this node's private key, which is made with the first start; for WireGuard
 	SubnetFile   string         // flannel's subnet.env, in a directory that a reboot empties
 	CNIConfDir   string         // where containerd looks for CNI configuration
 	IPAMDir      string         // where host-local keeps the addresses in use
@@ -154,6 +164,9 @@ func (c *Component) run(ctx context.Context, wg *sync.WaitGroup, ready func()) e
 	if err != nil {
 		return err
 	}
+	if err := removeOtherBackends(c.backendLinks(), c.cfg.Backend, c.cfg.ClusterCIDRs); err != nil {
+		return err
+	}
 	network, err := c.register(ctx, nodes, ext)
 	if err != nil {
 		return err
@@ -234,7 +247,9 @@ func (c *Component) run(ctx context.Context, wg *sync.WaitGroup, ready func()) e
 // register makes the backend's link, publishes this node's lease and returns the network.
 func (c *Component) register(ctx context.Context, nodes *nodes, ext *backend.ExternalInterface) (backend.Network, error) {
 	network := *c.network
-	if c.cfg.Backend == VXLAN {
+	var manager subnet.Manager = nodes
+	switch c.cfg.Backend {
+	case VXLAN:
 		mtu := ext.Iface.MTU
 		if network.EnableIPv6 {
 			mtu -= 20 // flannel takes off 50 bytes; an outer IPv6 header has 20 more
@@ -244,13 +259,25 @@ func (c *Component) register(ctx context.Context, nodes *nodes, ext *backend.Ext
 			return nil, err
 		}
 		network.Backend = raw
+	case WireGuard:
+		raw, err := wireguardConfig(c.cfg.WireGuardKey, ext.Iface.MTU, network.EnableIPv6)
+		if err != nil {
+			return nil, err
+		}
+		network.Backend = raw
+		// The backend removes its links when its context ends, and pods are to keep their network.
+		manager = lessor{nodes, ctx}
+		ctx = context.WithoutCancel(ctx)
 	}
-	newBackend := map[string]backend.BackendCtor{VXLAN: vxlan.New, HostGW: hostgw.New}[c.cfg.Backend]
-	b, err := newBackend(nodes, ext)
+	newBackend := map[string]backend.BackendCtor{VXLAN: vxlan.New, HostGW: hostgw.New, WireGuard: wireguard.New}[c.cfg.Backend]
+	b, err := newBackend(manager, ext)
 	if err != nil {
 		return nil, fmt.Errorf("%s backend: %w", c.cfg.Backend, err)
 	}
 	n, err := b.RegisterNetwork(ctx, &sync.WaitGroup{}, &network)
+	if c.cfg.Backend == WireGuard && errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, errors.New("this kernel has no wireguard: use one with CONFIG_WIREGUARD (Linux has it since 5.6), or another --flannel-backend on the servers")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s backend: %w", c.cfg.Backend, err)
 	}
@@ -260,13 +287,12 @@ func (c *Component) register(ctx context.Context, nodes *nodes, ext *backend.Ext
 // backendLinks names the links that the backend makes.
 func (c *Component) backendLinks() []string {
 	var names []string
-	if c.cfg.Backend == VXLAN {
-		if c.network.EnableIPv4 {
-			names = append(names, fmt.Sprintf("flannel.%d", vxlanVNI))
-		}
-		if c.network.EnableIPv6 {
-			names = append(names, fmt.Sprintf("flannel-v6.%d", vxlanVNI))
-		}
+	made := linksOf[c.cfg.Backend]
+	if c.network.EnableIPv4 && made.v4 != "" {
+		names = append(names, made.v4)
+	}
+	if c.network.EnableIPv6 && made.v6 != "" {
+		names = append(names, made.v6)
 	}
 	return names
 }
@@ -288,8 +314,8 @@ func (c *Component) setUp(gateways []netip.Addr, verify func() error) {
 
 // networkConfig is flannel's net-conf.json.
 func networkConfig(backendType string, clusterCIDRs []netip.Prefix) (*subnet.Config, error) {
-	if backendType != VXLAN && backendType != HostGW {
-		return nil, fmt.Errorf("flannel-backend: %q is none of %s, %s", backendType, VXLAN, HostGW)
+	if !slices.Contains([]string{VXLAN, HostGW, WireGuard}, backendType) {
+		return nil, fmt.Errorf("flannel-backend: %q is none of %s, %s, %s", backendType, VXLAN, HostGW, WireGuard)
 	}
 	cfg := &subnet.Config{EnableNFTables: true, BackendType: backendType}
 	for _, p := range clusterCIDRs {

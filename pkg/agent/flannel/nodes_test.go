@@ -55,6 +55,7 @@ func TestNetworkConfig(t *testing.T) {
 		{VXLAN, prefixes("10.42.0.0/16"), ""},
 		{HostGW, prefixes("10.42.0.0/16", "fd42::/48"), ""},
 		{VXLAN, prefixes("fd42::/48"), ""},
+		{WireGuard, prefixes("10.42.0.0/16"), ""},
 		{"none", prefixes("10.42.0.0/16"), `flannel-backend: "none"`},
 		{VXLAN, nil, "cluster-cidr: no network"},
 		{VXLAN, prefixes("10.42.0.0/16", "10.44.0.0/16"), "more than one IPv4"},
