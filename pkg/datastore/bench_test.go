@@ -12,6 +12,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/edgebox/edgebox/tests/e2e/datastore/databases"
 )
 
 const (
@@ -19,11 +21,51 @@ const (
 	benchKeys    = 2000
 )
 
-// bench has benchKeys objects in a datastore, and calls do from benchClients goroutines over one connection, as the API
-// server has for a resource. It reports the 99th percentile beside the mean of all clients together.
+// stores are what there is to choose from. Each database server runs beside the benchmark.
+var stores = []struct {
+	name  string
+	start func(b *testing.B) Store
+}{
+	{"sqlite", func(b *testing.B) Store { d, _ := start(b, newPaths(b)); return d }},
+	{"etcd", func(b *testing.B) Store {
+		a := newCluster(b).member("a")
+		launch(b, a).ready()
+		return a
+	}},
+	{"etcd of three", func(b *testing.B) Store {
+		c := newCluster(b)
+		a := c.member("a")
+		launch(b, a).ready()
+		launch(b, c.member("b", a)).ready()
+		launch(b, c.member("c", a)).ready()
+		return a
+	}},
+	{"postgres", func(b *testing.B) Store {
+		d, _ := startRemote(b, databases.PostgresDSN(databases.Postgres(b, databases.Options{}).Address(), ""))
+		return d
+	}},
+	{"mariadb", func(b *testing.B) Store {
+		d, _ := startRemote(b, databases.MariaDBDSN(databases.MariaDB(b, databases.Options{}).Address()))
+		return d
+	}},
+	{"nats", func(b *testing.B) Store {
+		d, _ := startRemote(b, databases.NATSDSN(databases.NATS(b, databases.Options{}).Address()))
+		return d
+	}},
+}
+
+// bench does the same to all stores.
 func bench(b *testing.B, do func(c *clientv3.Client, key string, rev *atomic.Int64) error) {
-	d, _ := start(b, newPaths(b))
-	c := dial(b, d.Endpoint())
+	for _, s := range stores {
+		b.Run(s.name, func(b *testing.B) { benchStore(b, s.start(b), do) })
+	}
+}
+
+// benchStore has benchKeys objects in a store, and calls do from benchClients goroutines with the client that the API
+// server has. It reports the 99th percentile beside the mean of all clients together.
+func benchStore(b *testing.B, s Store, do func(c *clientv3.Client, key string, rev *atomic.Int64) error) {
+	c := s.Client(s.Endpoint())
+	defer c.Close()
 	revs := make([]atomic.Int64, benchKeys)
 	key := func(i int) string { return fmt.Sprintf("/registry/configmaps/bench/object-%d", i) }
 	var fill sync.WaitGroup

@@ -1,10 +1,12 @@
 package databases
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -33,18 +35,17 @@ func Etcd(t testing.TB, opts Options) *Server {
 		conf.RootCAs.AppendCertsFromPEM([]byte(opts.CA))
 	}
 	s.answers = func() error {
-		return s.opts.On(func() error {
-			c := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true}}
-			res, err := c.Get(client + "/health")
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
-			if res.StatusCode != http.StatusOK {
-				return errors.New(res.Status)
-			}
-			return nil
-		})
+		c := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return s.dial() }}}
+		res, err := c.Get(client + "/health")
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return errors.New(res.Status)
+		}
+		return nil
 	}
 	s.Start()
 	return s

@@ -2,14 +2,12 @@ package databases
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // NATS starts a NATS server with JetStream.
@@ -24,13 +22,11 @@ func NATS(t testing.TB, opts Options) *Server {
 	}
 	s.write("conf", conf)
 	s.answers = func() error {
-		return s.opts.On(func() error {
-			conn, err := net.DialTimeout("tcp", s.Address(), time.Second)
-			if err == nil {
-				err = conn.Close()
-			}
-			return err
-		})
+		conn, err := s.dial()
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
 	}
 	s.Start()
 	return s

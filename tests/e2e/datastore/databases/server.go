@@ -144,6 +144,15 @@ func (s *Server) prepare(args ...string) {
 // Address is where the server listens.
 func (s *Server) Address() string { return net.JoinHostPort(s.opts.Address, strconv.Itoa(s.opts.Port)) }
 
+// dial connects to the server from where it is.
+func (s *Server) dial() (conn net.Conn, err error) {
+	err = s.opts.On(func() error {
+		conn, err = net.DialTimeout("tcp", s.Address(), time.Second)
+		return err
+	})
+	return conn, err
+}
+
 // Start starts the server and waits until it answers.
 func (s *Server) Start() {
 	s.t.Helper()
