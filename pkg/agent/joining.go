@@ -96,7 +96,7 @@ func (m *member) add(g *component.Graph, cfg config.Config, node *join.Node, set
 
 	AddAddresses(g, cfg)
 	api := g.Add(bal)
-	crt := g.Add(join.NewCertificates(node, cfg.NodeIP, bal.Now), component.After(api))
+	crt := g.Add(join.NewCertificates(node, cfg.NodeIP, bal.Now, bal.Reconnect), component.After(api))
 	g.Add(join.NewSettings(node, settings), component.After(api))
 	tun := tunnel.NewClient(tunnel.ClientConfig{Servers: bal.Addresses, TLS: node.TLS})
 	g.Add(component.Restart(tun), component.After(crt))

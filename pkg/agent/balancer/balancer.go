@@ -107,7 +107,7 @@ func (b *Balancer) Run(ctx context.Context, ready func()) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer b.closeAll()
+	defer b.Reconnect()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	wg.Go(func() { b.probe(ctx) })
@@ -215,7 +215,8 @@ func closeConns(conns []net.Conn) {
 	}
 }
 
-func (b *Balancer) closeAll() {
+// Reconnect ends all connections, so that clients make new ones.
+func (b *Balancer) Reconnect() {
 	b.mu.Lock()
 	var conns []net.Conn
 	for _, s := range b.servers {

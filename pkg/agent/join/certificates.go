@@ -112,6 +112,7 @@ type Certificates struct {
 	node      *Node
 	addresses []netip.Addr
 	now       func() time.Time // of the servers
+	onRenew   func()
 
 	nameOnly time.Time // until when no certificate with addresses is asked for, because another node has one of them
 	due      map[string]time.Time
@@ -120,12 +121,15 @@ type Certificates struct {
 
 const (
 	certificatePoll = 10 * time.Second
+	clientsReread   = 2 * time.Second // client-go reads files at most once a second
 	nameOnlyFor     = time.Hour
 )
 
 // NewCertificates returns the component for a node that has joined and has these addresses; now is the servers' time.
-func NewCertificates(node *Node, addresses []netip.Addr, now func() time.Time) *Certificates {
-	return &Certificates{node: node, addresses: addresses, now: now, due: map[string]time.Time{}}
+// OnRenew is called once clients use a new certificate for connections that they make: servers look at the old one's end
+// at each request, so those that exist should not last.
+func NewCertificates(node *Node, addresses []netip.Addr, now func() time.Time, onRenew func()) *Certificates {
+	return &Certificates{node: node, addresses: addresses, now: now, onRenew: onRenew, due: map[string]time.Time{}}
 }
 
 // Name implements component.Component.
@@ -231,6 +235,9 @@ func (c *Certificates) renewed(name string, cert *x509.Certificate, err error) e
 	c.due[name] = cert.NotAfter.Add(-validity / 4)
 	if at := pki.RenewAt(cert); at.After(c.due[name]) {
 		c.due[name] = at
+	}
+	if name == pki.KubeletClient {
+		time.AfterFunc(clientsReread, c.onRenew)
 	}
 	slog.Info("certificate issued", "name", name, "for", strings.Join(names(cert), ", "), "until", cert.NotAfter.UTC().Format(time.RFC3339))
 	return nil
