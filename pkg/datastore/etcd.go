@@ -48,10 +48,11 @@ const (
 	election  = 10 * heartbeat
 	// The log is in memory too; a member that lacks more than this gets the whole database.
 	catchUpEntries = 2500
-	// What the log has goes into the database so often, or after so many writes, until when it is read from memory. Pages
-	// that change each second, such as those of leases, are then written less often: an idle server writes a third.
+	// What the log has goes into the database so often, or after so many writes. Until then it takes memory, and does not
+	// count for the quota. Pages that change each second, such as those of leases, are written less often that way: an idle
+	// server writes a third.
 	batchInterval = 5 * time.Second
-	batchLimit    = 1000
+	batchLimit    = 100
 	walSegment    = 16 << 20 // bytes that are reserved on the disk at a time, and twice that at least
 	walFiles      = 2
 )
@@ -213,7 +214,7 @@ func (e *Etcd) Run(ctx context.Context, ready func()) error {
 func (e *Etcd) configure(ctx context.Context) (*embed.Config, error) {
 	conf := embed.NewConfig()
 	conf.Name, conf.Dir = e.name, e.dir
-	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(upstream.Named(ctx, "etcd")))
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(upstream.Named(ctx, "etcd"), e.peerChanged))
 	conf.ListenClientUrls = urls(e.clientURL(), e.Endpoint())
 	conf.ListenPeerUrls = urls(e.peerURL())
 	conf.AdvertiseClientUrls = urls(e.clientURL())
@@ -383,6 +384,23 @@ func (e *Etcd) explain(ctx context.Context, s *etcdserver.EtcdServer, err error)
 		}
 	}
 	return explain(ctx, others, conf, err)
+}
+
+// peerChanged tells of another member that went away or came back while this one runs.
+func (e *Etcd) peerChanged(id string, active bool) {
+	server := e.running()
+	if server == nil {
+		return
+	}
+	for _, m := range server.Server.Cluster().Members() {
+		switch {
+		case m.ID.String() != id || m.Name == "": // or it has not started yet
+		case active:
+			slog.Info("an etcd member is there", "member", m.Name)
+		default:
+			slog.Warn("an etcd member is away", "member", m.Name, "urls", m.PeerURLs)
+		}
+	}
 }
 
 // Check reads through a majority of the members.

@@ -5,6 +5,7 @@ import (
 	cryptotls "crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"os"
@@ -146,12 +147,15 @@ func TestEtcd(t *testing.T) {
 
 	// One loses its data.
 	w.until(100)
+	said := overhearLog(t)
 	runD.end()
+	eventually(t, "a line about d", func() bool { return strings.Contains(said(), `"an etcd member is away" member=d`) })
 	w.until(100)
 	if err := os.RemoveAll(d.dir); err != nil {
 		t.Fatal(err)
 	}
 	runD = launch(t, d).ready()
+	eventually(t, "a line about d", func() bool { return strings.Contains(said(), `"an etcd member is there" member=d`) })
 	w.until(100)
 	w.check(c.client(d))
 	if n := len(a.Members()); n != 3 {
@@ -188,6 +192,28 @@ func TestEtcd(t *testing.T) {
 		t.Errorf("after the restart: %q", got)
 	}
 }
+
+// overhearLog returns what edgebox itself logs from now on.
+func overhearLog(t *testing.T) func() string {
+	var mu sync.Mutex
+	var text strings.Builder
+	was := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return text.Write(p)
+	}), nil)))
+	t.Cleanup(func() { slog.SetDefault(was) })
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return text.String()
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // TestEtcdMember removes a member, which then says so.
 func TestEtcdMember(t *testing.T) {
@@ -333,7 +359,7 @@ func TestEtcdFull(t *testing.T) {
 	value := strings.Repeat("x", 1<<20)
 	var err error
 	for i := 0; err == nil; i++ {
-		if i > 100 {
+		if i > 2*batchLimit {
 			t.Fatal("the database takes more than its quota")
 		}
 		_, err = client.Put(t.Context(), fmt.Sprint("/registry/big/", i), value)
@@ -376,7 +402,7 @@ func (fataller) Name() string { return "fataller" }
 
 func (fataller) Run(ctx context.Context, _ func()) error {
 	conf := embed.NewConfig()
-	if err := embed.NewZapLoggerBuilder(newZap(ctx))(conf); err != nil {
+	if err := embed.NewZapLoggerBuilder(newZap(ctx, nil))(conf); err != nil {
 		return err
 	}
 	conf.GetLogger().Fatal("no room", zap.Error(errors.New("disk full")))

@@ -14,23 +14,31 @@ import (
 )
 
 // newZap returns a logger that passes etcd's lines on to that of ctx. Its warnings are mere information: on a slow disk, or
-// with one member away, there is one every few seconds. Where etcd would end the process, the component ends.
-func newZap(ctx context.Context) *zap.Logger {
+// with one member away, there is one every few seconds. Where etcd would end the process, the component ends. peer is told
+// when the connections with another member break, and when they are made.
+func newZap(ctx context.Context, peer func(id string, active bool)) *zap.Logger {
 	exit := exitHook{ctx}
-	return zap.New(&zapCore{to: klog.FromContext(ctx)}, zap.WithFatalHook(exit), zap.WithPanicHook(exit))
+	return zap.New(&zapCore{to: klog.FromContext(ctx), peer: peer}, zap.WithFatalHook(exit), zap.WithPanicHook(exit))
+}
+
+// peerStates are the messages with which etcd's rafthttp tells of them, with the member in the field peer-id.
+var peerStates = map[string]bool{
+	"peer became active": true,
+	"peer became inactive (message send to peer failed)": false,
 }
 
 type zapCore struct {
 	to     klog.Logger
+	peer   func(id string, active bool)
 	fields []zapcore.Field
 }
 
 func (c *zapCore) Enabled(level zapcore.Level) bool {
-	return level >= zapcore.ErrorLevel || level >= zapcore.InfoLevel && c.to.Enabled()
+	return level >= zapcore.InfoLevel
 }
 
 func (c *zapCore) With(fields []zapcore.Field) zapcore.Core {
-	return &zapCore{c.to, slices.Concat(c.fields, fields)}
+	return &zapCore{c.to, c.peer, slices.Concat(c.fields, fields)}
 }
 
 func (c *zapCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -41,6 +49,16 @@ func (c *zapCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore
 }
 
 func (c *zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if active, ok := peerStates[e.Message]; ok {
+		for _, f := range fields {
+			if f.Key == "peer-id" {
+				c.peer(f.String, active)
+			}
+		}
+	}
+	if e.Level < zapcore.ErrorLevel && !c.to.Enabled() {
+		return nil
+	}
 	var cause error
 	var pairs []any
 	for _, f := range slices.Concat(c.fields, fields) {
