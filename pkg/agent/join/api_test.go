@@ -186,8 +186,9 @@ func newAPI(t *testing.T) *api {
 	}
 	a.server = httptest.NewUnstartedServer(a)
 	a.server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	a.server.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &a.certs[0], nil },
-		ClientAuth: tls.RequestClientCert}
+	a.server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{Certificates: a.certs, ClientAuth: tls.RequestClientCert}, nil
+	}}
 	a.server.StartTLS()
 	t.Cleanup(a.server.Close)
 	return a

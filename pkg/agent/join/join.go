@@ -216,7 +216,7 @@ func (n *Node) discover(ctx context.Context, token pki.Token) (ca []byte, err er
 	case err == nil:
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return nil, never("%s does not speak TLS: is the port right? It is 6443, unless the server's --https-listen-port says otherwise", n.cfg.Server)
-	case apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) && !apierrors.IsServiceUnavailable(err):
+	case apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) && !passing(err):
 		return nil, never("what listens on %s is not the API of a server (%w): is the port right? It is 6443, unless the server's --https-listen-port says otherwise", n.cfg.Server, err)
 	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 		return nil, fmt.Errorf("the server is not ready for nodes yet: %w", err)
@@ -237,6 +237,12 @@ func (n *Node) discover(ctx context.Context, token pki.Token) (ca []byte, err er
 		return trusted, nil
 	}
 	return nil, errors.New("read ConfigMap kube-public/cluster-info: it names no cluster")
+}
+
+// passing reports whether an answer is one that servers, or a balancer in front of them, give while they start or are busy.
+func passing(err error) bool {
+	status := apierrors.APIStatus(nil)
+	return errors.As(err, &status) && (status.Status().Code >= http.StatusInternalServerError || status.Status().Code == http.StatusTooManyRequests)
 }
 
 // explain turns the usual failures of a call into what the user can do.

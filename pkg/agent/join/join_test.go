@@ -20,6 +20,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -111,7 +112,7 @@ func TestAttemptFails(t *testing.T) {
 		{name: "no cluster-info", change: at(infoPath, fail(404, metav1.StatusReasonNotFound)),
 			says: "the server is not ready for nodes yet"},
 		{name: "cluster-info without cluster", change: at(infoPath, func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte(`{"kind":"ConfigMap","apiVersion":"v1"}`))
+			answer(w, http.StatusOK, &corev1.ConfigMap{})
 		}), says: "it names no cluster"},
 		{name: "a web server", change: at(infoPath, page(404)),
 			says: "is not the API of a server", permanent: true},
