@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 )
 
@@ -224,5 +225,34 @@ func TestFullDisk(t *testing.T) {
 	filler.Close()
 	if err := checkSQLite(path); err != nil {
 		t.Errorf("a full disk: %v", err)
+	}
+}
+
+// TestDamagedWhileRunning lists what the disk has lost a part of: nothing is better than a part that is taken for all.
+func TestDamagedWhileRunning(t *testing.T) {
+	const objects = 1000
+	d, stop := start(t, newPaths(t))
+	c := dial(t, d.Endpoint())
+	for i := range objects {
+		create(t, c, fmt.Sprintf("/registry/pods/%04d", i), strings.Repeat("x", 3000))
+	}
+	stop()
+	d, stop = start(t, d.paths)
+	defer stop()
+	f, err := os.OpenFile(d.paths.DB(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 256<<10), size/2&^4095); err != nil {
+		t.Fatal(err)
+	}
+	res, err := dial(t, d.Endpoint()).Get(t.Context(), "/registry/pods/", clientv3.WithPrefix())
+	if err == nil {
+		t.Errorf("%d of %d objects were taken for all of them", len(res.Kvs), objects)
 	}
 }
