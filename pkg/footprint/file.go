@@ -20,7 +20,7 @@ const (
 
 // dataNames are what edgebox makes in a data dir that the user chose, where other things may lie too. The lock comes
 // last: it marks the directory as edgebox's.
-var dataNames = []string{"agent", "server", "bin", "engine", "registry", "storage", "version", "lock"}
+var dataNames = []string{"agent", "server", "bin", "engine", "registry", "storage", "machine-seed", "version", "lock"}
 
 // systemDirs are no data dirs: the names above mean other things in them.
 var systemDirs = []string{
