@@ -60,27 +60,35 @@ func joinServers(ctx context.Context, cfg config.Config) (config.Config, error) 
 	if err != nil {
 		return cfg, err
 	}
-	// The CA's key comes last: with it, this is a server of the cluster.
+	return adopted, become(cfg, secrets)
+}
+
+// become puts into place what the servers share. The CA's key comes last: with it, this is a server of the cluster.
+func become(cfg config.Config, secrets *peers.Secrets) error {
+	paths := cfg.Paths()
+	last := pki.ServerCA + ".key"
+	names := append(slices.DeleteFunc(slices.Sorted(maps.Keys(secrets.Files)), func(n string) bool { return n == last }), last)
+	for _, name := range names {
+		if !slices.Contains(pki.SharedFiles(), name) {
+			return fmt.Errorf("the servers share a file %s, which this version does not know: use the version that they run", name)
+		}
+	}
 	if err := writeSettings(paths.ServerSettings(), secrets.Settings); err != nil {
-		return cfg, err
+		return err
 	}
 	if err := durable.WriteFile(paths.ServerToken(), []byte(cfg.Token+"\n"), 0o600); err != nil {
-		return cfg, err
+		return err
 	}
-	last := pki.ServerCA + ".key"
-	for _, name := range append(slices.DeleteFunc(slices.Sorted(maps.Keys(secrets.Files)), func(n string) bool { return n == last }), last) {
-		if !slices.Contains(pki.SharedFiles(), name) {
-			return cfg, fmt.Errorf("the servers share a file %s, which this version does not know: use the version that they run", name)
-		}
+	for _, name := range names {
 		path := filepath.Join(paths.PKI(), filepath.FromSlash(name))
 		if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return cfg, err
+			return err
 		}
 		if err := durable.WriteFile(path, secrets.Files[name], 0o600); err != nil {
-			return cfg, err
+			return err
 		}
 	}
-	return adopted, nil
+	return nil
 }
 
 // fetch gets the secrets from a server, or from the database; nil when that has none.
