@@ -130,12 +130,18 @@ func run() error {
 		slog.Info("stopped", "up", time.Since(start).Round(time.Second))
 		return nil
 	}
-	if errors.Is(err, component.ErrRestart) {
+	if errors.Is(err, component.ErrRestart) || electionLost(err) {
 		slog.Info("edgebox starts anew; pods keep running", "because", err)
 		return startAnew(given, environ)
 	}
 	logs.failed()
 	return err
+}
+
+// electionLost reports whether this server's controllers or scheduler are not the elected ones any more. Upstream cannot
+// stop them for others to take over, and ends the process instead.
+func electionLost(err error) bool {
+	return strings.Contains(strings.ToLower(err.Error()), "leaderelection lost")
 }
 
 // startAnew replaces this process by a new one that is called in the same way.

@@ -19,6 +19,8 @@ version = 4
 root = {{.Root | printf "%q"}}
 state = {{.State | printf "%q"}}
 imports = [{{.Imports | printf "%q"}}]
+# etcd registers the same collector in this process, and containerd takes that for a bug.
+disabled_plugins = ["io.containerd.metrics.v1.grpc-prometheus"]
 required_plugins = [
   "io.containerd.snapshotter.v1.overlayfs",
   "io.containerd.cri.v1.images",
