@@ -156,6 +156,10 @@ var harmless = []struct{ message, cause string }{
 	{"ContainerStatus from runtime service failed", "code = NotFound"},
 	// A controller waits for its own last write to come back, and tries again.
 	{"Unhandled Error", "is not as new as written version"},
+	// Each request is told so, and pkg/datastore says once that the database is away, and once that it is back.
+	{"error in txn ", "database does not answer"},
+	{"error while range on ", "database does not answer"},
+	{"TTL delete trigger failed for key ", "database does not answer"},
 	// Of an option that is not set.
 	{"The manifest file is empty, ignoring.", ""},
 }
