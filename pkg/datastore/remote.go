@@ -55,7 +55,7 @@ func init() {
 func openRemote(backend server.Backend, wg *sync.WaitGroup, name string, cfg drivers.Config) (server.Backend, error) {
 	made, ok := backend.(*logstructured.LogStructured)
 	if !ok {
-		return natsBackend{backend}, nil
+		return answering{natsBackend{backend}}, nil
 	}
 	dialect, err := dialectOf(made)
 	if err != nil {
@@ -71,7 +71,8 @@ func openRemote(backend server.Backend, wg *sync.WaitGroup, name string, cfg dri
 	if dialect.TxRetry == nil {
 		dialect.TxRetry = isConflict
 	}
-	return reportingBackend{logstructured.New(&remoteLog{sqllog.New(&remote{Generic: dialect, name: name}, wg, &cfg)})}, nil
+	log := &remoteLog{sqllog.New(&remote{Generic: dialect, name: name}, wg, &cfg)}
+	return answering{reportingBackend{logstructured.New(log)}}, nil
 }
 
 // dialectOf takes kine's dialect out of a backend. Of kine's drivers only the one for SQLite gives it away.

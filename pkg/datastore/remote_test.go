@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/k3s-io/kine/pkg/tls"
 	"github.com/sirupsen/logrus"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/edgebox/edgebox/pkg/component"
 	"github.com/edgebox/edgebox/pkg/pki"
@@ -127,6 +129,16 @@ func testServer(t *testing.T, db *databases.Server, dsn, fill, empty string) {
 			w.until(200)
 			end()
 			w.untilRefused()
+			eventually(t, "an answer for clients", func() bool {
+				_, err := c.Get(t.Context(), "/registry/pods/new")
+				code := apiCode(err)
+				if _, lists := c.Get(t.Context(), "/registry/pods/", clientv3.WithPrefix()); apiCode(lists) != code {
+					return false
+				}
+				_, creates := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision("/registry/pods/x"), "=", 0)).
+					Then(clientv3.OpPut("/registry/pods/x", "1")).Commit()
+				return code == http.StatusServiceUnavailable && apiCode(creates) == code && !strings.Contains(err.Error(), "127.0.0.1")
+			})
 			if err := d.Check(t.Context()); err == nil || strings.Contains(err.Error(), databases.Password) {
 				t.Errorf("Check with the database away: %v", err)
 			}
@@ -143,6 +155,14 @@ func testServer(t *testing.T, db *databases.Server, dsn, fill, empty string) {
 			}
 		})
 	}
+}
+
+// apiCode is what the API server would answer to its client, 0 if it would not know.
+func apiCode(err error) int32 {
+	if status, ok := err.(apierrors.APIStatus); ok { //nolint:errorlint // as the API server does
+		return status.Status().Code
+	}
+	return 0
 }
 
 // load creates objects and watches them, and remembers what was acknowledged.
@@ -534,8 +554,10 @@ func TestDialect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := backend.(reportingBackend); !ok {
+	if outer, ok := backend.(answering); !ok {
 		t.Errorf("the backend is a %T", backend)
+	} else if _, ok := outer.Backend.(reportingBackend); !ok {
+		t.Errorf("the backend is a %T", outer.Backend)
 	}
 }
 

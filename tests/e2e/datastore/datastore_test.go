@@ -76,6 +76,12 @@ func TestPostgres(t *testing.T) {
 	for name, end := range map[string]func(){"restarted": db.Stop, "killed": db.Kill} {
 		outage(t, s.host, name, end, db.Start)
 	}
+	logs := s.host.Logs()
+	for _, each := range []string{"error in txn", "error while range", "not an metav1.Status"} { // request that failed
+		if n := strings.Count(logs, each); n > 0 {
+			t.Errorf("the log has %q %d times", each, n)
+		}
+	}
 
 	// The server itself.
 	w := newWriters(t, s.host, "server")
@@ -117,6 +123,12 @@ func TestNATS(t *testing.T) {
 	keepsPassword(t, s.host)
 }
 
+// longOutage is more than any lease lasts.
+const (
+	longName   = "restarted"
+	longOutage = 20 * time.Second
+)
+
 // outage has the database go away and come back while objects are written. The server waits for it, and says so.
 func outage(t *testing.T, h *framework.Host, name string, end, start func()) {
 	t.Helper()
@@ -134,6 +146,9 @@ func outage(t *testing.T, h *framework.Host, name string, end, start func()) {
 		}
 		return nil
 	})
+	if name == longName {
+		time.Sleep(longOutage) // is what is tested
+	}
 	start()
 	w.until(50)
 	w.stop()
