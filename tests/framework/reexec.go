@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -51,7 +53,27 @@ func Main(m *testing.M) {
 	if !chosen {
 		_ = flag.Set("test.parallel", "6")
 	}
+	restore := allowInotify()
 	code := m.Run()
 	Close()
+	restore()
 	os.Exit(code)
+}
+
+// allowInotify raises how many users of inotify the machine allows to root, since all hosts share its kernel: a kubelet
+// has a dozen. It returns what sets the limit back.
+func allowInotify() (restore func()) {
+	const file, enough = "/proc/sys/fs/inotify/max_user_instances", 1024
+	text, err := os.ReadFile(file)
+	limit, parseErr := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || parseErr != nil || limit >= enough {
+		return func() {}
+	}
+	set := func(n int) {
+		if err := os.WriteFile(file, []byte(strconv.Itoa(n)), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, "framework: limit of inotify:", err) // a kubelet will say that it is too low
+		}
+	}
+	set(enough)
+	return func() { set(limit) }
 }

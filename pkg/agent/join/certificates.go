@@ -116,7 +116,6 @@ type Certificates struct {
 
 	nameOnly time.Time // until when no certificate with addresses is asked for, because another node has one of them
 	due      map[string]time.Time
-	err      error
 }
 
 const (
