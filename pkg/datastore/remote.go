@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -122,13 +123,16 @@ func (r *remote) BeginTx(ctx context.Context, opts *sql.TxOptions) (server.Trans
 }
 
 // PrepareAfter waits while the database is away. Kine would write an error each second, or as many as it can if there
-// was more to read.
+// was more to read; in the latter case it does not look whether ctx has ended either, so then its goroutine ends here.
 func (r *remote) PrepareAfter(ctx context.Context, limit int64) (*query.Stmt, error) {
 	var since time.Time
 	for {
 		stmt, err := r.prepareAfter(ctx, limit)
 		if ctx.Err() != nil {
-			return stmt, err
+			if err == nil {
+				_ = stmt.Close()
+			}
+			runtime.Goexit()
 		}
 		if err == nil {
 			if !since.IsZero() {
@@ -143,7 +147,6 @@ func (r *remote) PrepareAfter(ctx context.Context, limit int64) (*query.Stmt, er
 		select {
 		case <-time.After(retryEvery):
 		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
 }
