@@ -1,6 +1,7 @@
 package datastore
 
 import (
+	"cmp"
 	"context"
 	cryptotls "crypto/tls"
 	"errors"
@@ -393,12 +394,13 @@ func (e *Etcd) peerChanged(id string, active bool) {
 		return
 	}
 	for _, m := range server.Server.Cluster().Members() {
+		name := cmp.Or(m.Name, "a new one") // until it has started
 		switch {
-		case m.ID.String() != id || m.Name == "": // or it has not started yet
+		case m.ID.String() != id:
 		case active:
-			slog.Info("an etcd member is there", "member", m.Name)
+			slog.Info("an etcd member is there", "member", name, "urls", m.PeerURLs)
 		default:
-			slog.Warn("an etcd member is away", "member", m.Name, "urls", m.PeerURLs)
+			slog.Warn("an etcd member is away", "member", name, "urls", m.PeerURLs)
 		}
 	}
 }

@@ -118,6 +118,7 @@ func (c *cluster) client(members ...*Etcd) *clientv3.Client {
 
 // TestEtcd has three members, of which one after the other is lost, under load.
 func TestEtcd(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.member("a")
 	b, d := c.member("b", a), c.member("d", a)
@@ -155,7 +156,14 @@ func TestEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	runD = launch(t, d).ready()
-	eventually(t, "a line about d", func() bool { return strings.Contains(said(), `"an etcd member is there" member=d`) })
+	eventually(t, "a line about d", func() bool { // which has another identity, and at first no name
+		for line := range strings.Lines(said()) {
+			if strings.Contains(line, "an etcd member is there") && strings.Contains(line, d.peerURL()) {
+				return true
+			}
+		}
+		return false
+	})
 	w.until(100)
 	w.check(c.client(d))
 	if n := len(a.Members()); n != 3 {
@@ -217,6 +225,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // TestEtcdMember removes a member, which then says so.
 func TestEtcdMember(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.member("a")
 	b := c.member("b", a)
@@ -242,6 +251,7 @@ func TestEtcdMember(t *testing.T) {
 
 // TestEtcdNamesake refuses a second server of one name while the first is alive.
 func TestEtcdNamesake(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.member("a")
 	launch(t, a).ready()
@@ -253,6 +263,7 @@ func TestEtcdNamesake(t *testing.T) {
 
 // TestEtcdAlone restarts the only member, also with another address.
 func TestEtcdAlone(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.member("a")
 	run := launch(t, a).ready()
@@ -307,6 +318,7 @@ func TestEtcdListens(t *testing.T) {
 
 // TestEtcdPrepares has what a member must not start on.
 func TestEtcdPrepares(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.member("a")
 	paths := config.Paths{Data: filepath.Dir(filepath.Dir(filepath.Dir(a.dir)))}
@@ -350,6 +362,7 @@ func TestEtcdPrepares(t *testing.T) {
 
 // TestEtcdFull fills the database, deletes, and can write again.
 func TestEtcdFull(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.member("a")
 	a.quota = 16 << 20

@@ -15,6 +15,7 @@ import (
 
 // TestExternal waits for an etcd with TLS, uses it, and waits again.
 func TestExternal(t *testing.T) {
+	t.Parallel()
 	ca, srv, client := certificates(t)
 	etcd := databases.Etcd(t, databases.Options{CA: readFile(t, ca.CAFile), Cert: readFile(t, srv.CertFile), Key: readFile(t, srv.KeyFile)})
 	cfg := config.Defaults()
@@ -61,6 +62,7 @@ func TestExternal(t *testing.T) {
 
 // TestExternalRefuses has an etcd that lets nobody in without a certificate.
 func TestExternalRefuses(t *testing.T) {
+	t.Parallel()
 	ca, srv, client := certificates(t)
 	foreign, _, _ := certificates(t)
 	etcd := databases.Etcd(t, databases.Options{CA: readFile(t, ca.CAFile), Cert: readFile(t, srv.CertFile), Key: readFile(t, srv.KeyFile)})

@@ -38,6 +38,7 @@ func startRemote(t testing.TB, endpoint string) (d *Datastore, stop func()) {
 
 // TestPostgres and TestMariaDB do to a database server what the API server does, and what happens to database servers.
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	db := databases.Postgres(t, databases.Options{})
 	testServer(t, db, databases.PostgresDSN(db.Address(), ""), `
 		CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full' USING ERRCODE = '53100'; END $$;
@@ -46,6 +47,7 @@ func TestPostgres(t *testing.T) {
 }
 
 func TestMariaDB(t *testing.T) {
+	t.Parallel()
 	db := databases.MariaDB(t, databases.Options{})
 	testServer(t, db, databases.MariaDBDSN(db.Address()),
 		`CREATE TRIGGER full_disk BEFORE INSERT ON kine FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'disk full'`,
@@ -54,6 +56,7 @@ func TestMariaDB(t *testing.T) {
 
 // TestNATS has what a server without SQL can fail with.
 func TestNATS(t *testing.T) {
+	t.Parallel()
 	nats := databases.NATS(t, databases.Options{})
 	d, _ := startRemote(t, databases.NATSDSN(nats.Address()))
 	w := newLoad(t, d, "killed")
