@@ -202,7 +202,14 @@ func (e *Etcd) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", err)
 	}
-	defer server.Close()
+	defer func() {
+		select {
+		case <-server.Server.ReadyNotify():
+		default: // Close waits for listeners that wait for this
+			server.Server.HardStop()
+		}
+		server.Close()
+	}()
 	err = e.serve(ctx, server, ready)
 	e.set(nil)
 	if ctx.Err() != nil {

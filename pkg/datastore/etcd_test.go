@@ -68,7 +68,7 @@ type started struct {
 func launch(t testing.TB, c component.Component) started {
 	t.Helper()
 	var g component.Graph
-	g.Add(c, component.StopTimeout(time.Minute))
+	g.Add(c, component.StopTimeout(20*time.Second))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
@@ -194,6 +194,8 @@ func TestEtcd(t *testing.T) {
 	runD.end()
 	runB = launch(t, b)
 	waitsFor(t, runB.graph, "connection refused")
+	runB.end() // also while it waits
+	runB = launch(t, b)
 	launch(t, a)
 	runB.ready()
 	if got := get(t, b.Client(b.Endpoint()), "/registry/pods/first"); got != "pod" {
