@@ -146,18 +146,11 @@ func electionLost(err error) bool {
 
 // startAnew replaces this process by a new one that is called in the same way.
 func startAnew(given config.Config, environ []string) error {
-	fd, err := unix.MemfdCreate("edgebox-config", 0)
+	stdin, err := given.File()
 	if err != nil {
 		return fmt.Errorf("start anew: %w", err)
 	}
-	stdin := os.NewFile(uintptr(fd), "edgebox-config")
-	if err := given.Encode(stdin); err != nil {
-		return fmt.Errorf("start anew: %w", err)
-	}
-	if _, err := stdin.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("start anew: %w", err)
-	}
-	if err := unix.Dup3(fd, 0, 0); err != nil {
+	if err := unix.Dup3(int(stdin.Fd()), 0, 0); err != nil {
 		return fmt.Errorf("start anew: %w", err)
 	}
 	return fmt.Errorf("start anew: %w", unix.Exec("/proc/self/exe", os.Args, environ))

@@ -49,23 +49,6 @@ func execute(path string, argv, environ []string, stdin *os.File) error {
 	return fmt.Errorf("run %s: %w", path, err)
 }
 
-// configOnStdin is a file in memory with cfg: unlike a pipe it needs nobody who writes, so that this process can become
-// the node.
-func configOnStdin(cfg config.Config) (*os.File, error) {
-	fd, err := unix.MemfdCreate("edgebox-config", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("pass the configuration on: %w", err)
-	}
-	file := os.NewFile(uintptr(fd), "edgebox-config")
-	if err := cfg.Encode(file); err != nil {
-		return nil, err
-	}
-	if _, err := file.Seek(0, 0); err != nil {
-		return nil, err
-	}
-	return file, nil
-}
-
 // withoutSecrets is environ without the variables of secret options: the configuration holds their values now, and
 // every process that the node starts would inherit them.
 func withoutSecrets(environ []string) []string {

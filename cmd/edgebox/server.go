@@ -79,7 +79,7 @@ func (f *front) start(c *cli.Context, role config.Role) error {
 	if err := writeRunConfig(completed); err != nil {
 		return err
 	}
-	stdin, err := configOnStdin(cfg)
+	stdin, err := cfg.File()
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package datastore
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -22,48 +21,6 @@ var timeouts = []error{
 	etcderrors.ErrTimeout, etcderrors.ErrTimeoutDueToLeaderFail, etcderrors.ErrTimeoutDueToConnectionLost,
 	etcderrors.ErrTimeoutLeaderTransfer, etcderrors.ErrTimeoutWaitAppliedIndex, etcderrors.ErrNoLeader, etcderrors.ErrCanceled,
 	rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNoLeader,
-}
-
-// Member is one of an etcd cluster.
-type Member struct {
-	Name      string // of the server; empty until it has started for the first time
-	ClientURL string // empty until then
-	Learner   bool   // has no vote yet
-}
-
-// Members are those of the cluster as far as this one knows, in no order; none before it is ready.
-func (e *Etcd) Members() []Member {
-	server := e.running()
-	if server == nil {
-		return nil
-	}
-	var all []Member
-	for _, m := range server.Server.Cluster().Members() {
-		member := Member{Name: m.Name, Learner: m.IsLearner}
-		if len(m.ClientURLs) > 0 {
-			member.ClientURL = m.ClientURLs[0]
-		}
-		all = append(all, member)
-	}
-	return all
-}
-
-// RemoveMember takes the vote from the member of that name, which stops if it still runs. To remove one that is not there
-// is no error. A majority must be there, of what is left too.
-func (e *Etcd) RemoveMember(ctx context.Context, name string) error {
-	server := e.running()
-	if server == nil {
-		return errors.New("etcd is not ready")
-	}
-	for _, m := range server.Server.Cluster().Members() {
-		if m.Name != name {
-			continue
-		}
-		if _, err := server.Server.RemoveMember(ctx, uint64(m.ID)); err != nil {
-			return fmt.Errorf("remove %s from the etcd cluster: %w", name, e.explain(ctx, server.Server, err))
-		}
-	}
-	return nil
 }
 
 // addMember tells a cluster, whose members have these client URLs, of a new member without a vote, and returns what that

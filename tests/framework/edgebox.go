@@ -98,6 +98,17 @@ func (h *Host) Logs() string {
 	return string(text)
 }
 
+// WaitLogged waits until the host's server or agent has logged a text.
+func (h *Host) WaitLogged(t testing.TB, text string) {
+	t.Helper()
+	Eventually(t, Patience, func() error {
+		if logs := h.Logs(); !strings.Contains(logs, text) {
+			return fmt.Errorf("host %s has not logged %q:\n%s", h.Name, text, tail(logs, 80))
+		}
+		return nil
+	})
+}
+
 // PID is the process id of the server or agent inside the host; 0 when none runs.
 func (h *Host) PID() int {
 	h.mu.Lock()

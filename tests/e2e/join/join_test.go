@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -87,17 +88,6 @@ func refused(t *testing.T, h *framework.Host, want string, flags ...string) {
 	if !strings.Contains(h.Logs(), want) {
 		t.Errorf("it does not say %q:\n%s", want, h.Logs())
 	}
-}
-
-// logged waits until a host has logged a text.
-func logged(t *testing.T, h *framework.Host, text string) {
-	t.Helper()
-	framework.Eventually(t, framework.Patience, func() error {
-		if !strings.Contains(h.Logs(), text) {
-			return fmt.Errorf("%s has not logged %q:\n%s", h.Name, text, h.Logs())
-		}
-		return nil
-	})
 }
 
 // TestRefusedTokens: each says what to do, and none gets in.
@@ -219,7 +209,7 @@ func TestWaitsForServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Server = server
-	logged(t, h, "connection refused")
+	h.WaitLogged(t, "connection refused")
 	out, err := h.Edgebox(t.Context(), "status")
 	if err == nil || !strings.Contains(out, "join") || !strings.Contains(out, "connection refused") {
 		t.Errorf("status says %v:\n%s", err, out)
@@ -280,9 +270,12 @@ func TestRights(t *testing.T) {
 // TestWrongClock: years behind or ahead.
 func TestWrongClock(t *testing.T) {
 	c := start(t)
+	if runtime.GOARCH != "amd64" {
+		t.Skip("clocks can be wrong on amd64 only")
+	}
 	behind := c.machine(t, "behind")
 	if err := behind.SetClock(-40 * 365 * 24 * time.Hour); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	behind.Join(t, c.server)
 
@@ -293,7 +286,7 @@ func TestWrongClock(t *testing.T) {
 	if err := ahead.StartAgentOf(c.server); err != nil {
 		t.Fatal(err)
 	}
-	logged(t, ahead, "the clock of this machine says 20")
+	ahead.WaitLogged(t, "the clock of this machine says 20")
 	if err := ahead.Stop(); err != nil {
 		t.Fatal(err)
 	}

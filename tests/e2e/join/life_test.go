@@ -164,7 +164,7 @@ func TestServerMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	hosts()
-	logged(t, server, "edgebox starts anew")
+	server.WaitLogged(t, "edgebox starts anew")
 	if err := server.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Up(t, "--disable=dns")
-	logged(t, agent, "the settings of the cluster have changed")
+	agent.WaitLogged(t, "the settings of the cluster have changed")
 	framework.Eventually(t, framework.Patience, func() error {
 		out, err := agent.Edgebox(t.Context(), "status")
 		if err != nil || strings.Contains(out, "dns") {

@@ -55,7 +55,7 @@ func TestServersOnOneDatabase(t *testing.T) {
 	if err := b.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	logged(t, a, "b has become a server, too")
+	a.WaitLogged(t, "b has become a server, too")
 	if err := a.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -119,17 +119,6 @@ func (w *writer) check(t *testing.T, h *framework.Host) {
 	t.Logf("on %s: %d acknowledged writes, %d lost, %d failed, longest gap %s", h.Name, len(w.names), lost, w.errs, w.gap.Round(time.Millisecond))
 }
 
-// logged waits until a host has logged a text.
-func logged(t *testing.T, h *framework.Host, text string) {
-	t.Helper()
-	framework.Eventually(t, framework.Patience, func() error {
-		if !strings.Contains(h.Logs(), text) {
-			return fmt.Errorf("%s has not logged %q:\n%s", h.Name, text, h.Logs())
-		}
-		return nil
-	})
-}
-
 // TestThreeServers kills each of three servers in turn while an agent's balancer is written through.
 func TestThreeServers(t *testing.T) {
 	framework.NeedEdgebox(t)
